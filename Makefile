@@ -1,0 +1,35 @@
+# Two commands: `make demo` and `make test`. Both build .venv first if need be.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make .venv  the environment (about two minutes)"
+	@echo "make demo   pretrain, transfer to Mask R-CNN on 5 splits, print the averaged AP table (under 15 minutes)"
+	@echo "make test   the whole test suite"
+	@echo "make lint   ruff; make format lets it mend what it can"
+	@echo "make clean  remove the environment, the demo's results and caches"
+
+.venv: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else \
+	  "error: CPython %d.%d; 3.10 to 3.12 is needed: make PYTHON=python3.11 .venv" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	@touch .venv
+
+demo: .venv
+	$(BIN)/python tools/demo.py
+
+test: .venv
+	$(BIN)/python -m pytest
+
+lint: .venv
+	$(BIN)/ruff check .
+
+format: .venv
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv work_dirs/demo data/synthetic *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+# A small schedule on the embedded synthetic data set. The numbers are ours: the papers have no run of this size.
+_base_ = ["./pretrain_runtime.py"]
+
+max_epochs = 10
+synthetic_data = dict(root="data/synthetic")
+
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type="KeyedSampler"),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="TwoViewImages",
+        data_root="data/synthetic/unlabeled2017",
+        cache=True,
+        views=dict(size=64, min_scale=0.1),
+    ),
+)
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=1e-4))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.1, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, begin=1, end=max_epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=max_epochs)

@@ -1,0 +1,7 @@
+# LoCo: every loss reaches its own stage and the one below (LoCo, section 4.1).
+model = dict(
+    type="LocalContrastiveLearner",
+    rule=dict(type="loco"),
+    decoder=dict(conv_blocks=1, downsample=True, mlp_layers=2, out_channels=128),  # LoCo, section 5.4: one conv block
+    temperature=0.1,
+)

@@ -1,0 +1,17 @@
+# What every pretraining run shares: mmengine's loop, logging and checkpoints.
+default_scope = "mmengine"
+custom_imports = dict(imports=["pretrain.run"])
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=20),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+)
+custom_hooks = [
+    dict(type="UndecodableImagesHook", max_share=0.01),
+    dict(type="ProgressBarHook"),
+]
+log_processor = dict(window_size=20)
+randomness = dict(seed=0)
+train_cfg = dict(type="EpochBasedTrainLoop")

@@ -1,0 +1,183 @@
+"""Exchange of backbones: export from a training checkpoint, and strict import from every source there is.
+
+An exported backbone is a ``torch.save`` file ``{"state_dict": ..., "meta": ...}``: the encoder's weights under
+torchvision's names, loadable with ``weights_only=True`` by anybody (mmdet's ``init_cfg`` included), and a record of where
+they come from. Import accepts that, a training checkpoint of ours, and a bare state dict (torchvision's ResNets); every
+encoder key must match, only known extras (classifier, decoders) may be left over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.encoders import Encoder, build_encoder
+
+FORMAT = "loco-det-backbone"
+FORMAT_VERSION = 1
+RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.run.PretrainingRecordHook
+KNOWN_EXTRAS = ("fc.", "decoders.", "head.")
+
+
+class CheckpointError(ValueError):
+    """A file that is no usable checkpoint, or not one of the encoder asked for; the message names file, reason and mend."""
+
+
+@dataclass(frozen=True)
+class BackboneFile:
+    """Encoder weights read from a file, and what the file says of them.
+
+    Attributes:
+        path: the file.
+        sha256: hash of the whole file.
+        state_dict: encoder weights under the encoder's own names; known extras are dropped.
+        meta: the metadata record; empty for a bare state dict.
+    """
+
+    path: Path
+    sha256: str
+    state_dict: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def export_backbone(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
+    """Writes the bare encoder weights of a training checkpoint.
+
+    Args:
+        checkpoint: a checkpoint written by :func:`pretrain.run.pretrain`.
+        out: the file to write; its folder is made.
+
+    Returns:
+        The metadata record: ``format``, ``version``, ``rule``, ``encoder``, ``config_sha256``, ``git_revision``, ``epoch``,
+        ``iter``.
+
+    Raises:
+        CheckpointError: the file is truncated, no training checkpoint of ours, or its keys do not fit its encoder.
+    """
+    content = load_checkpoint(checkpoint)
+    record = content.get(RECORD_KEY)
+    if not isinstance(record, Mapping):
+        raise CheckpointError(f"{checkpoint} is not a pretraining checkpoint (it has no {RECORD_KEY!r} record); "
+                              "pass an epoch_*.pth that tools/pretrain.py wrote")
+    backbone = read_backbone(checkpoint)
+    load_into(build_encoder(record["encoder"]), backbone)  # proves that the keys are complete
+    meta = {"format": FORMAT, "version": FORMAT_VERSION, **record}
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    torch.save({"state_dict": backbone.state_dict, "meta": meta}, partial)
+    partial.replace(out)
+    return meta
+
+
+def read_backbone(path: str | Path) -> BackboneFile:
+    """Reads encoder weights from an exported backbone, a training checkpoint of ours, or a bare state dict.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds no weights.
+    """
+    path = Path(path)
+    content = load_checkpoint(path)
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, Mapping) or not any(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path} holds no weights; an exported backbone, a training checkpoint or a state dict "
+                              "is needed")
+    if any(key.startswith("encoder.") for key in weights):
+        weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
+    kept = {key: value for key, value in weights.items() if not key.startswith(KNOWN_EXTRAS)}
+    meta = content.get("meta", {}) if content.get("meta", {}).get("format") == FORMAT else content.get(RECORD_KEY, {})
+    return BackboneFile(path, file_sha256(path), kept, dict(meta))
+
+
+def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping | None = None) -> None:
+    """Loads weights into an encoder, strictly.
+
+    Args:
+        encoder: takes the weights.
+        backbone: what :func:`read_backbone` returned.
+        expected: the encoder's name or config, compared with the file's record where it has one.
+
+    Raises:
+        CheckpointError: the file is of another encoder, or keys are missing, unexpected or of another shape (the first
+            five are named).
+    """
+    found = backbone.meta.get("encoder")
+    if expected is not None and found is not None and _encoder_spec(found) != _encoder_spec(expected):
+        raise CheckpointError(f"{backbone.path} holds the encoder {_spell(found)}, but {_spell(expected)} is needed; "
+                              "pass a backbone of that encoder or change the config's encoder")
+    own = encoder.state_dict()
+    given = backbone.state_dict
+    problems = {
+        "missing": sorted(own.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - own.keys()),
+        "of another shape": sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape),
+    }
+    told = [
+        f"{len(keys)} {kind} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
+        for kind, keys in problems.items() if keys
+    ]
+    if told:
+        wanted = "" if expected is None else f" {_spell(expected)}"
+        raise CheckpointError(f"{backbone.path} does not fit the encoder{wanted}; keys: {'; '.join(told)}")
+    encoder.load_state_dict(given, strict=True)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """``torch.load`` on the CPU with ``weights_only=True``.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        with torch.serialization.safe_globals(_runner_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:  # CPython 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: file.read(1 << 20), b""):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _encoder_spec(spec: str | Mapping) -> dict:
+    return {"type": spec} if isinstance(spec, str) else dict(spec)
+
+
+def _spell(spec: str | Mapping) -> str:
+    spec = _encoder_spec(spec)
+    options = ", ".join(f"{key}={value!r}" for key, value in sorted(spec.items()) if key != "type")
+    return f"{spec['type']}({options})" if options else str(spec["type"])
+
+
+def _runner_globals() -> list:
+    """The plain classes that mmengine's Runner puts into a checkpoint beside the weights: logged histories."""
+    import numpy as np
+    from mmengine.logging import HistoryBuffer
+
+    multiarray = getattr(np, "_core", None) or np.core  # numpy 2 / numpy 1
+    scalar_dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32)]
+    return [HistoryBuffer, multiarray.multiarray._reconstruct, multiarray.multiarray.scalar, np.ndarray, np.dtype, getattr,
+            *scalar_dtypes]

@@ -1,0 +1,80 @@
+"""What the command line tools share: config arguments, one-line errors, and stdout kept for results."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+USAGE_ERROR = 2
+
+
+def note(message: str) -> None:
+    """Tells the user something on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def command(main: Callable[[], str]) -> Callable[[], None]:
+    """Makes a tool's entry point of a function that returns what belongs on stdout.
+
+    Meanwhile whatever libraries print or log goes to stderr. A ``ValueError`` or missing file, that is what a user can
+    mend, becomes one line on stderr and exit code 2; set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
+    """
+
+    @functools.wraps(main)
+    def entry_point() -> None:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                output = main()
+        except (ValueError, FileNotFoundError) as error:
+            if os.environ.get("LOCO_DET_TRACEBACK"):
+                raise
+            note(f"error: {' '.join(str(error).split())}")
+            sys.exit(USAGE_ERROR)
+        print(output)
+
+    return entry_point
+
+
+def tool_parser(docstring: str) -> argparse.ArgumentParser:
+    """A parser whose help is the tool's docstring as it stands."""
+    return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, data_root_help: str) -> None:
+    """Adds ``--data-root``, ``--work-dir``, ``--resume`` and ``--cfg-options``."""
+    from mmengine.config import DictAction
+
+    parser.add_argument("--data-root", metavar="DIR", help=data_root_help)
+    parser.add_argument("--work-dir", metavar="DIR", help="where checkpoints and results go (default: below work_dirs/)")
+    parser.add_argument("--resume", action="store_true", help="continue what the work directory holds unfinished")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="k=v", help="overrides of config values")
+
+
+def load_config(path: str, args: argparse.Namespace, default_work_dir: str) -> Config:
+    """Resolves a config file with the overrides of :func:`add_config_arguments`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not resolve.
+    """
+    from mmengine.config import Config
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config file {path} does not exist; run from the project's root or pass another path")
+    try:
+        config = Config.fromfile(path)
+        if args.cfg_options:
+            config.merge_from_dict(args.cfg_options)
+    except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:
+        raise ValueError(f"config {path} does not resolve: {type(error).__name__}: {error}") from error
+    config.work_dir = args.work_dir or f"{default_work_dir}/{Path(path).stem}"
+    return config

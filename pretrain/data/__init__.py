@@ -1,0 +1,1 @@
+"""Image sources, the two-view augmentation, and the embedded synthetic data set."""

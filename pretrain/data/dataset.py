@@ -1,0 +1,107 @@
+"""The unlabelled two-view data set and its sampler, both pure functions of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from pretrain import distributed
+from pretrain.data.images import UndecodableImageError, decode_image, list_images
+from pretrain.data.views import TwoViews
+
+
+class SampleKey(NamedTuple):
+    """What the sampler asks the data set for. With the seed in it, a sample does not depend on any worker's state."""
+
+    seed: int
+    epoch: int
+    index: int
+
+
+@DATASETS.register_module()
+class TwoViewImages(Dataset):
+    """Two random views of every image below a folder; labels are neither needed nor looked at.
+
+    An image that cannot be decoded is replaced by the next one that can, and flagged in :attr:`undecodable`.
+
+    Args:
+        data_root: folder of images, searched recursively.
+        views: options of :class:`~pretrain.data.views.TwoViews`.
+        cache: keep the decoded images in memory; for small sets.
+
+    Attributes:
+        undecodable: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
+
+    Raises:
+        ValueError: the folder is missing or holds no image.
+    """
+
+    metainfo: Mapping = {}
+
+    def __init__(self, data_root: str, views: Mapping, cache: bool = False) -> None:
+        self.paths = list_images(data_root)
+        self.views = TwoViews(**views)
+        self.undecodable = torch.zeros(len(self.paths), dtype=torch.uint8).share_memory_()
+        self._cached = [self._decode(index) for index in range(len(self.paths))] if cache else None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample_name(self, index: int) -> str:
+        """The path of image ``index``."""
+        return str(self.paths[index])
+
+    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
+        """``{"views": (2, 3, H, W) uint8}``, a function of the key alone."""
+        image = None
+        for offset in range(len(self.paths)):
+            index = (key.index + offset) % len(self.paths)
+            image = self._cached[index] if self._cached is not None else self._decode(index)
+            if image is not None:
+                break
+        if image is None:
+            raise UndecodableImageError(f"none of the {len(self.paths)} images can be decoded, {self.paths[0]} for one")
+        entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
+        torch.default_generator.manual_seed(int(entropy[0]))
+        return {"views": self.views(image)}
+
+    def _decode(self, index: int):
+        try:
+            return decode_image(self.paths[index])
+        except UndecodableImageError:
+            self.undecodable[index] = 1
+            return None
+
+
+@DATA_SAMPLERS.register_module()
+class KeyedSampler(Sampler):
+    """A seeded shuffle per epoch, cut to a multiple of the world size, that yields :class:`SampleKey`.
+
+    Args:
+        dataset: anything with a length.
+        seed: the run's seed; the same in every process.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int | None = None) -> None:
+        self.num_samples = len(dataset) // distributed.world_size()
+        self.size = len(dataset)
+        self.seed = seed or 0
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        mine = order[distributed.rank() :: distributed.world_size()][: self.num_samples]
+        return (SampleKey(self.seed, self.epoch, int(index)) for index in mine)

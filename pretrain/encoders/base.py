@@ -1,0 +1,92 @@
+"""The encoder interface that every learning rule is built on: a sequence of blocks with named stages."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+from mmengine.registry import Registry
+from torch import Tensor, nn
+
+ENCODERS = Registry("encoder", locations=["pretrain.encoders"])
+
+
+class Encoder(nn.Module, ABC):
+    """A convolutional encoder as a chain of blocks, grouped into named stages.
+
+    Block ``i + 1`` takes the output of block ``i`` and nothing else, so the encoder can be cut between any two blocks. The
+    stem belongs to block 0. Subclasses register their layers under whatever names their weights are exchanged by and say
+    through :meth:`block` which of them make up a block.
+
+    Attributes:
+        stages: name of a stage -> ``(start, end)``, the half-open range of its blocks, in order and without gaps.
+        block_channels: output channels of every block.
+        block_strides: total stride of every block's output with respect to the image.
+    """
+
+    stages: dict[str, tuple[int, int]]
+    block_channels: tuple[int, ...]
+    block_strides: tuple[int, ...]
+
+    @property
+    def num_blocks(self) -> int:
+        """The number of blocks."""
+        return len(self.block_channels)
+
+    @abstractmethod
+    def block(self, index: int) -> nn.Sequential:
+        """Block ``index`` as a module over the registered layers.
+
+        It is made anew at each call and never registered: a replaced layer (SyncBN conversion, say) is picked up, and the
+        state dict keeps the subclass's own names.
+        """
+
+    @abstractmethod
+    def decoder_block(self, channels: int, stride: int) -> nn.Module:
+        """A fresh residual block of this encoder's kind, ``channels`` -> ``channels``, for the convolutional decoders."""
+
+    def run(self, x: Tensor, start: int, end: int) -> Tensor:
+        """Runs blocks ``start`` to ``end - 1``.
+
+        Args:
+            x: images ``(B, 3, H, W)`` for ``start == 0``, otherwise the output of block ``start - 1``.
+            start: first block.
+            end: one past the last block.
+
+        Returns:
+            Feature map ``(B, C, h, w)`` of block ``end - 1``.
+        """
+        for index in range(start, end):
+            x = self.block(index)(x)
+        return x
+
+    def parameters_of(self, start: int, end: int) -> Iterator[nn.Parameter]:
+        """The parameters of blocks ``start`` to ``end - 1``."""
+        for index in range(start, end):
+            yield from self.block(index).parameters()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Feature maps after every stage, by the stage's name; ``x`` is a normalised RGB batch ``(B, 3, H, W)``."""
+        features = {}
+        for name, (start, end) in self.stages.items():
+            x = features[name] = self.run(x, start, end)
+        return features
+
+
+def build_encoder(spec: str | Mapping) -> Encoder:
+    """Builds an encoder from its name or a config ``dict(type=name, ...)``.
+
+    Raises:
+        ValueError: no encoder has that name (the message lists the nearest ones), or its arguments do not fit.
+    """
+    spec = {"type": spec} if isinstance(spec, str) else dict(spec)
+    name = spec.get("type")
+    known = sorted(ENCODERS.module_dict)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known
+        raise ValueError(f"unknown encoder {name!r}; nearest known names: {', '.join(near)}")
+    try:
+        return ENCODERS.build(spec)
+    except TypeError as error:
+        raise ValueError(f"arguments of encoder {name!r} do not fit: {error}") from error

@@ -1,0 +1,80 @@
+"""Runner hooks that pretraining and detection share."""
+
+from __future__ import annotations
+
+import sys
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from tqdm import tqdm
+
+
+class TooManyUndecodableImagesError(RuntimeError):
+    """More images than the configured share cannot be decoded."""
+
+
+@HOOKS.register_module()
+class UndecodableImagesHook(Hook):
+    """Reports images that a data set could not decode, each once, and stops the run when they are too many.
+
+    The data set replaces such an image and flags it in its ``undecodable`` tensor (shared with its workers); it names it by
+    ``sample_name(index)``.
+
+    Args:
+        max_share: largest tolerated share of the data set, 0 to 1.
+    """
+
+    def __init__(self, max_share: float = 0.01) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f"max_share of undecodable images is {max_share}; it must lie in [0, 1]")
+        self.max_share = max_share
+        self._reported: set[int] = set()
+
+    def before_train(self, runner) -> None:
+        """Reports what the data set already met while it was built (a cache, say)."""
+        self._check(runner)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Reports what the workers met meanwhile."""
+        self._check(runner)
+
+    def _check(self, runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        found = {int(i) for i in dataset.undecodable.nonzero().flatten()}
+        new = found - self._reported
+        if not new:
+            return
+        self._reported |= new
+        for index in sorted(new):
+            runner.logger.warning(f"skipped an image that cannot be decoded: {dataset.sample_name(index)} "
+                                  f"({len(self._reported)} of {len(dataset)} so far)")
+        if len(self._reported) > self.max_share * len(dataset):
+            raise TooManyUndecodableImagesError(
+                f"{len(self._reported)} of {len(dataset)} images cannot be decoded, more than the tolerated share of "
+                f"{self.max_share:g} (max_share of UndecodableImagesHook); the last is {dataset.sample_name(max(new))}"
+            )
+
+
+@HOOKS.register_module()
+class ProgressBarHook(Hook):
+    """A progress bar over the whole training on stderr, only on a terminal and in the first process."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def before_train(self, runner) -> None:
+        """Opens the bar at the iteration that a resumed run continues from."""
+        disable = None if runner.rank == 0 else True  # None: shown only where stderr is a terminal
+        self._bar = tqdm(total=runner.max_iters, initial=runner.iter, unit="it", file=sys.stderr, disable=disable)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Advances the bar and shows the loss."""
+        self._bar.update()
+        if outputs and "loss" in outputs:
+            self._bar.set_postfix(loss=f"{float(outputs['loss']):.3f}")
+
+    def after_train(self, runner) -> None:
+        """Closes the bar."""
+        self._bar.close()

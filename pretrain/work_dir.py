@@ -1,0 +1,81 @@
+"""Work directories belong to one config; the record that says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+RECORD_NAME = "run.json"
+# How a run is carried out, not what it computes: may change between a run and its continuation.
+EXECUTION_KEYS = frozenset({"work_dir", "resume", "launcher", "load_from", "env_cfg", "filename"})
+
+
+def config_fingerprint(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """SHA-256 of what a config computes, and the plain data that it was taken of (execution keys left out)."""
+    plain = json.loads(json.dumps({k: v for k, v in config.items() if k not in EXECUTION_KEYS}, sort_keys=True, default=str))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(), plain
+
+
+def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
+    """Records in ``work_dir`` which config runs there, or checks that it is this one.
+
+    Args:
+        work_dir: made if need be.
+        config: the resolved config as plain data.
+
+    Returns:
+        The config's SHA-256.
+
+    Raises:
+        ValueError: the directory holds a run of a different config (the keys that differ are named), or its record is
+            unreadable.
+    """
+    work_dir = Path(work_dir)
+    sha256, plain = config_fingerprint(config)
+    record_file = work_dir / RECORD_NAME
+    if record_file.exists():
+        try:
+            record = json.loads(record_file.read_text())
+            known = record["config_sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{record_file} is damaged ({error}); delete {work_dir} or choose another "
+                             "--work-dir") from error
+        if known != sha256:
+            differing = differing_keys(record.get("config", {}), plain)
+            raise ValueError(f"{work_dir} holds a run of a different config; differing keys: "
+                             f"{', '.join(differing[:5])}{', ...' if len(differing) > 5 else ''}; "
+                             "choose another --work-dir or delete it")
+        return sha256
+    write_json(record_file, {"config_sha256": sha256, "git_revision": git_revision(), "config": plain})
+    return sha256
+
+
+def differing_keys(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the leaves in which two nested configs differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = sorted(a.keys() | b.keys())
+        return [name for key in keys for name in differing_keys(a.get(key), b.get(key), f"{prefix}{key}.")]
+    return [] if a == b else [prefix.rstrip(".")]
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes standard JSON (no NaN) atomically; the folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def git_revision() -> str | None:
+    """Revision of the source tree this package runs from, with ``-dirty`` where it has changes; None outside git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

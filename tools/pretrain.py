@@ -1,0 +1,40 @@
+"""Pretrains an encoder with a learning rule.
+
+    python tools/pretrain.py                                            # LoCo on the embedded synthetic data set
+    python tools/pretrain.py configs/pretrain/gim_resnet18_demo.py
+    python tools/pretrain.py configs/pretrain/loco_resnet18_folder.py --data-root my/images --work-dir work_dirs/mine
+    python tools/pretrain.py CONFIG --resume                            # continue from the last checkpoint
+
+The log goes to stderr and to the work directory; the path of the last checkpoint is printed on stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
+
+from pretrain.cli import add_config_arguments, command, load_config, note, tool_parser
+
+DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
+
+
+@command
+def main() -> str:
+    parser = tool_parser(__doc__)
+    parser.add_argument("config", nargs="?", help=f"config file (default: {DEFAULT_CONFIG})")
+    add_config_arguments(parser, data_root_help="folder of images, searched recursively")
+    args = parser.parse_args()
+    if args.config is None:
+        note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")
+    config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain")
+    from pretrain.run import pretrain, use_image_folder
+
+    if args.data_root:
+        use_image_folder(config, args.data_root)
+    return str(pretrain(config, resume=args.resume))
+
+
+if __name__ == "__main__":
+    main()
