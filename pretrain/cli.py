@@ -71,7 +71,7 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str) -> C
     if not Path(path).is_file():
         raise FileNotFoundError(f"config file {path} does not exist; run from the project's root or pass another path")
     try:
-        config = Config.fromfile(path)
+        config = Config.fromfile(path, import_custom_modules=False)  # a wrong path must not wait for mmdet
         if args.cfg_options:
             config.merge_from_dict(args.cfg_options)
     except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:

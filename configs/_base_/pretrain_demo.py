@@ -2,7 +2,7 @@
 _base_ = ["./pretrain_runtime.py"]
 
 max_epochs = 10
-synthetic_data = dict(root="data/synthetic")
+synthetic_data = dict(root="data/synthetic", num_train=600, num_val=150, num_unlabeled=1000)
 
 
 train_dataloader = dict(

@@ -1,0 +1,17 @@
+# What every detection run shares. Evaluation happens once, after training, in loco_det.experiment.
+default_scope = "mmdet"
+custom_imports = dict(imports=["loco_det.register"])
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+)
+custom_hooks = [
+    dict(type="UndecodableImagesHook", max_share=0.01),
+    dict(type="ProgressBarHook"),
+]
+env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
+val_cfg = dict(type="ValLoop")

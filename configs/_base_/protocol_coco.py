@@ -1,0 +1,10 @@
+# Frozen transfer on COCO: LoCo, section 5.2 and Table 2.
+_base_ = ["./mask_rcnn.py", "./detection_runtime.py", "./coco_data.py"]
+
+protocol = dict(dataset="coco", num_splits=1, split_size=None, seed=0)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_begin=1_000_000)  # "1x (~12 epochs) schedule"
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4))
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
+]

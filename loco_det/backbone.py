@@ -1,0 +1,96 @@
+"""Any pretraining encoder as an mmdet backbone, frozen to any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from pretrain.checkpoints import load_into, read_backbone
+from pretrain.encoders import build_encoder
+
+
+@MODELS.register_module()
+class PretrainedEncoder(BaseModule):
+    """An encoder of :mod:`pretrain.encoders` that yields one feature map a stage.
+
+    Weights are loaded here and strictly, so a wrong file fails before anything trains; ``init_weights`` changes nothing.
+
+    Args:
+        encoder: name or config of the encoder.
+        checkpoint: an exported backbone, a pretraining checkpoint or a bare state dict; None keeps the random
+            initialisation.
+        frozen_stages: how many stages, from the bottom, are frozen: no gradient, and batch norm in eval mode, also after
+            ``train()``. 0 freezes nothing; 1 is the stem and res2 (mmdet's ResNet counts alike, but its 0 freezes the
+            stem).
+        norm_eval: batch norm of the trained stages in eval mode, too.
+        sync_bn: make the batch norms SyncBN (LoCo, section 5.3); the Runner reverts it where it runs a single process.
+        out_stages: names of the stages to return; all by default.
+
+    Raises:
+        ValueError: unknown encoder or stage, ``frozen_stages`` out of range, or a checkpoint that does not fit.
+    """
+
+    def __init__(
+        self,
+        encoder: str | Mapping,
+        checkpoint: str | None = None,
+        frozen_stages: int = 0,
+        norm_eval: bool = False,
+        sync_bn: bool = False,
+        out_stages: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        built = build_encoder(encoder)
+        self.stage_names = list(built.stages)
+        self.out_stages = list(out_stages or self.stage_names)
+        unknown = [name for name in self.out_stages if name not in self.stage_names]
+        if unknown:
+            raise ValueError(f"encoder has no stage {unknown[0]!r}; it has {', '.join(self.stage_names)}")
+        if not 0 <= frozen_stages <= len(self.stage_names):
+            raise ValueError(f"frozen_stages is {frozen_stages}; the encoder has {len(self.stage_names)} stages")
+        if checkpoint is not None:
+            backbone = read_backbone(checkpoint)
+            load_into(built, backbone, expected=encoder)
+            print_log(f"backbone loaded from {checkpoint}, SHA-256 {backbone.sha256}", logger="current")
+        self.encoder = nn.SyncBatchNorm.convert_sync_batchnorm(built) if sync_bn else built
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.frozen_end = 0 if frozen_stages == 0 else built.stages[self.stage_names[frozen_stages - 1]][1]
+        for parameter in self.encoder.parameters_of(0, self.frozen_end):
+            parameter.requires_grad_(False)
+        self.train()
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Channels of the returned feature maps."""
+        return [self.encoder.block_channels[self.encoder.stages[name][1] - 1] for name in self.out_stages]
+
+    def init_weights(self) -> None:
+        """Nothing: weights are initialised and loaded at construction."""
+
+    def train(self, mode: bool = True) -> PretrainedEncoder:
+        """Sets the mode, and puts what is frozen back into eval mode."""
+        super().train(mode)
+        for index in range(self.frozen_end):
+            self.encoder.block(index).eval()
+        if self.norm_eval:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Normalised RGB images ``(B, 3, H, W)`` -> feature maps of ``out_stages``, bottom up."""
+        outputs = []
+        for name, (start, end) in self.encoder.stages.items():
+            # no_grad and not inference_mode: the heads save these tensors for their own backward pass
+            with torch.set_grad_enabled(torch.is_grad_enabled() and start >= self.frozen_end):
+                x = self.encoder.run(x, start, end)
+            if name in self.out_stages:
+                outputs.append(x)
+        return tuple(outputs)

@@ -1,0 +1,1 @@
+"""Data sets for detection: reproducible COCO subsets, Cityscapes, the synthetic default."""

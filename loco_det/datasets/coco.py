@@ -1,0 +1,56 @@
+"""The detection data set: mmdet's, with images decoded as in pretraining and undecodable ones reported and skipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS, TRANSFORMS
+
+from pretrain.data.images import UndecodableImageError, decode_image
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """Decodes ``results["img_path"]`` as pretraining does (:func:`pretrain.data.images.decode_image`), to BGR uint8."""
+
+    def transform(self, results: dict) -> dict:
+        """Adds ``img`` ``(H, W, 3)``, ``img_shape`` and ``ori_shape``."""
+        image = np.asarray(decode_image(results["img_path"]))[:, :, ::-1]
+        results["img"] = np.ascontiguousarray(image)
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+@DATASETS.register_module()
+class CocoInstances(CocoDataset):
+    """A COCO-format set whose classes come from the config, never from a built-in list.
+
+    In training, an image that cannot be decoded is replaced by another, drawn at random as mmdet does for images without
+    usable annotations, and flagged. In evaluation it is an error: leaving it out would change the AP silently.
+
+    Attributes:
+        undecodable: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
+    """
+
+    METAINFO = {"classes": (), "palette": None}
+
+    def full_init(self) -> None:
+        """Loads the annotations, then allocates the flags."""
+        super().full_init()
+        self.undecodable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+
+    def sample_name(self, index: int) -> str:
+        """The path of image ``index``."""
+        return self.get_data_info(index)["img_path"]
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """One sample, or None for an undecodable training image (the caller then draws another)."""
+        try:
+            return super().prepare_data(idx)
+        except UndecodableImageError:
+            if self.test_mode:
+                raise
+            self.undecodable[idx] = 1
+            return None

@@ -1,0 +1,14 @@
+"""Importing this module makes mmdet usable and registers everything of ours that configs name."""
+
+from loco_det.mmcv_ops import install_torchvision_kernels
+
+install_torchvision_kernels()  # before anything of mmdet is imported
+
+from mmdet.utils import register_all_modules  # noqa: E402
+
+register_all_modules(init_default_scope=False)
+
+import loco_det.backbone  # noqa: E402
+import loco_det.datasets.coco  # noqa: E402
+import loco_det.evaluation.coco_ap  # noqa: E402
+import pretrain.hooks  # noqa: E402, F401
