@@ -1,0 +1,397 @@
+"""Outlines, textures, backgrounds and painting for `pretrain.data.synthetic`.
+
+Everything here is built from operations whose result is the same on every machine: integer
+arithmetic, single IEEE additions and multiplications, and OpenCV's fixed-point rasteriser on 8-bit
+images. BLAS products, vectorised sines and OpenCV's float filters round differently from CPU to CPU
+and are avoided; what the C library computes (a cosine, an exponential) is rounded far above its
+last bit before it reaches a pixel.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+SHAPES = ("disc", "triangle", "star")
+TEXTURES = ("striped", "checkered")
+
+# Wave length of the textures in pixels, and the fewest waves across an object: with fewer, not even
+# a person tells stripes from checks.
+_MIN_PERIOD, _MAX_PERIOD, _MIN_WAVES = 4.5, 11.0, 3.2
+_SUBPIXEL_BITS = 4
+_SUBPIXELS = 1 << _SUBPIXEL_BITS
+_WEIGHT_ONE = 64
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that is drawn at random about one painted thing, except where it stands.
+
+    Attributes:
+        shape: One of `SHAPES`, or "blob" (irregular) or "bar" for distractors.
+        texture: One of `TEXTURES`, or "plain" or "blotched" for distractors.
+        diameter: Diameter of the outline's circumscribed circle, pixels.
+        vertices: The rotated, squeezed outline in the unit disc, (x, y) pairs.
+        rotation: Of the outline, in turns, [0, 1).
+        orientation: Of the texture, in turns, [0, 1).
+        phases: Of the texture's two waves, in periods, [0, 1).
+        period: Of the texture, pixels.
+        gain: Steepness of the texture's edges; 1 is a triangle wave, large is a square wave.
+        mean: Mean colour, RGB in 0..255.
+        delta: Colour of the texture's crest minus the mean, RGB.
+        shading: Relative change of brightness per radius along x and y.
+    """
+
+    shape: str
+    texture: str
+    diameter: float
+    vertices: tuple[tuple[float, float], ...]
+    rotation: float
+    orientation: float
+    phases: tuple[float, float]
+    period: float
+    gain: float
+    mean: tuple[float, float, float]
+    delta: tuple[float, float, float]
+    shading: tuple[float, float]
+
+
+# One painted thing: what it looks like and where (x, y) its centre is, in pixels.
+Part = tuple[Look, tuple[float, float]]
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draws one number from [low, high)."""
+    return low + (high - low) * float(rng.random())
+
+
+def pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
+    """Draws one of the options."""
+    return options[int(rng.integers(len(options)))]
+
+
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draws one number from [low, high) with equal probability per octave."""
+    # Rounded, like every result of the C library here: its last bit differs between systems.
+    return round(low * math.exp(float(rng.random()) * math.log(high / low)), 6)
+
+
+def sample_look(rng: np.random.Generator, shape: str, texture: str, diameter: float) -> Look:
+    """Draws colours, rotation and texture parameters; none depends on `shape` or `texture`.
+
+    Args:
+        rng: Source of randomness.
+        shape: "disc", "triangle", "star", "blob" or "bar".
+        texture: "striped", "checkered", "plain" or "blotched".
+        diameter: Diameter of the circumscribed circle, pixels.
+    """
+    rotation, orientation = float(rng.random()), float(rng.random())
+    longest = min(_MAX_PERIOD, diameter / _MIN_WAVES)
+    period = log_uniform(rng, min(_MIN_PERIOD, longest), longest)
+    mean, delta = _sample_colours(rng)
+    return Look(
+        shape=shape,
+        texture=texture,
+        diameter=diameter,
+        vertices=_unit_outline(rng, shape, rotation),
+        rotation=rotation,
+        orientation=orientation,
+        phases=(float(rng.random()), float(rng.random())),
+        period=period,
+        # Steeper edges than one period in a few pixels can carry would alias.
+        gain=uniform(rng, 1.3, max(1.6, 0.4 * period)),
+        mean=mean,
+        delta=delta,
+        shading=(uniform(rng, -0.12, 0.12), uniform(rng, -0.12, 0.12)),
+    )
+
+
+def _sample_colours(
+    rng: np.random.Generator,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Draws a mean colour and a crest; they differ in brightness, so that greyscale keeps them."""
+    mean = tuple(float(value) for value in rng.integers(60, 196, size=3))
+    contrast = uniform(rng, 24.0, 58.0) * (1 if rng.random() < 0.5 else -1)
+    delta = tuple(contrast + float(value) for value in rng.integers(-18, 19, size=3))
+    return mean, delta
+
+
+def _unit_outline(
+    rng: np.random.Generator, shape: str, rotation: float
+) -> tuple[tuple[float, float], ...]:
+    """The outline in the unit disc: the shape, then a squeeze along one axis, then the rotation."""
+    polar = _polar_outline(rng, shape)
+    squeeze = uniform(rng, 0.85, 1.0)
+    axis = float(rng.random())
+    turn = 2 * math.pi * (axis + rotation)
+    cos, sin = math.cos(turn), math.sin(turn)
+    vertices = []
+    for turns, radius in polar:
+        angle = 2 * math.pi * (turns - axis)
+        along, across = radius * math.cos(angle), radius * math.sin(angle) * squeeze
+        vertices.append((along * cos - across * sin, along * sin + across * cos))
+    return tuple(vertices)
+
+
+def _polar_outline(rng: np.random.Generator, shape: str) -> list[tuple[float, float]]:
+    """Vertices in order as (angle in turns, distance from the centre, at most 1)."""
+    if shape == "disc":
+        return [(index / 40, 1.0) for index in range(40)]
+    if shape == "triangle":
+        return [(index / 3, 1.0) for index in range(3)]
+    if shape == "star":
+        inner = uniform(rng, 0.44, 0.54)
+        return [(index / 10, inner if index % 2 else 1.0) for index in range(10)]
+    if shape == "bar":
+        corner = uniform(rng, 0.012, 0.025)
+        return [(turns, 1.0) for turns in (corner, 0.5 - corner, 0.5 + corner, 1 - corner)]
+    if shape == "blob":
+        # No fifth harmonic: it makes rounded stars.
+        waves = [(order, uniform(rng, 0.12, 0.36), float(rng.random())) for order in (2, 3, 4)]
+        radii = [
+            1 + sum(a * math.cos(2 * math.pi * (k * index / 32 + shift)) for k, a, shift in waves)
+            for index in range(32)
+        ]
+        return [(index / 32, max(0.2, r / max(radii))) for index, r in enumerate(radii)]
+    raise ValueError(f"unknown shape {shape!r}: use 'disc', 'triangle', 'star', 'blob' or 'bar'")
+
+
+@functools.lru_cache(maxsize=4096)
+def _spline_weights(cells: int, length: int) -> np.ndarray:
+    """Integer quadratic B-spline weights (length, cells + 2); each row sums to `_WEIGHT_ONE`."""
+    weights = np.zeros((length, cells + 2), dtype=np.int32)
+    for index in range(length):
+        position = (index + 0.5) * cells / length
+        cell = int(position)
+        t = position - cell
+        first, last = 0.5 * (1 - t) ** 2, 0.5 * t**2
+        weights[index, cell] = round(first * _WEIGHT_ONE)
+        weights[index, cell + 2] = round(last * _WEIGHT_ONE)
+        weights[index, cell + 1] = _WEIGHT_ONE - weights[index, cell] - weights[index, cell + 2]
+    return weights
+
+
+def smooth_noise(
+    rng: np.random.Generator, channels: int, cells: int, height: int, width: int
+) -> np.ndarray:
+    """Draws smooth random fields with `cells` cells along each side.
+
+    Returns:
+        A float32 array (height, width, channels) in [-1, 1] (about +-0.5 for most of its pixels).
+    """
+    grid = rng.integers(-256, 257, size=(channels, cells + 2, cells + 2), dtype=np.int32)
+    # An integer product: a float one goes to BLAS, whose rounding depends on the CPU.
+    field = _spline_weights(cells, height) @ grid @ _spline_weights(cells, width).T
+    scale = np.float32(1 / (256 * _WEIGHT_ONE * _WEIGHT_ONE))
+    return field.transpose(1, 2, 0).astype(np.float32) * scale
+
+
+def _triangle_wave(u: np.ndarray) -> np.ndarray:
+    """Period 1, range [-1, 1]; uniform phases give uniformly distributed values."""
+    return 4 * np.abs(u - np.floor(u + np.float32(0.5))) - 1
+
+
+def texture_field(
+    rng: np.random.Generator, look: Look, left: int, top: int, height: int, width: int
+) -> np.ndarray:
+    """Evaluates the look's texture on a window of pixels.
+
+    Stripes are one triangle wave, checks the sum of two at right angles, of the same period. The
+    sum of two uniform variables is mapped back to a uniform one, so that stripes and checks have
+    the *same* distribution of values as well as the same frequency: no first-order statistic
+    differs.
+
+    Args:
+        rng: Source of the mild warp.
+        look: What to draw.
+        left: x of the window's first column from the centre of the object, pixels.
+        top: y of the window's first row from the centre of the object, pixels.
+        height: Of the window.
+        width: Of the window.
+
+    Returns:
+        A float32 array (height, width) in [-1, 1].
+    """
+    if look.texture == "plain":
+        return np.zeros((height, width), dtype=np.float32)
+    if look.texture == "blotched":
+        cells = max(2, round(1.4 * max(height, width) / look.period))
+        return np.clip(smooth_noise(rng, 1, cells, height, width)[..., 0] * (2 * look.gain), -1, 1)
+    angle = 2 * math.pi * look.orientation
+    # Rounded to 1/4096: the last bit of a cosine is the C library's choice.
+    cos, sin = round(math.cos(angle) * 4096) / 4096, round(math.sin(angle) * 4096) / 4096
+    x = (np.arange(width, dtype=np.float32) + np.float32(left)) / np.float32(look.period)
+    y = (np.arange(height, dtype=np.float32) + np.float32(top))[:, None] / np.float32(look.period)
+    warp = smooth_noise(rng, 2, 2, height, width) * np.float32(0.35)
+    first = x * np.float32(cos) + y * np.float32(sin) + np.float32(look.phases[0])
+    values = _triangle_wave(first + warp[..., 0])
+    if look.texture == "checkered":
+        second = y * np.float32(cos) - x * np.float32(sin) + np.float32(look.phases[1])
+        total = values + _triangle_wave(second + warp[..., 1])
+        values = total * (1 - np.abs(total) * np.float32(0.25))
+    return np.clip(values * np.float32(look.gain), -1, 1)
+
+
+def outline_points(look: Look, centre: tuple[float, float]) -> np.ndarray:
+    """The outline's vertices, int32 (n, 1, 2) in 1/16 pixels, as `cv2.fillPoly` wants them."""
+    scale, (left, top) = look.diameter / 2 * _SUBPIXELS, centre
+    points = [
+        (round(left * _SUBPIXELS + x * scale), round(top * _SUBPIXELS + y * scale))
+        for x, y in look.vertices
+    ]
+    return np.array(points, dtype=np.int32)[:, None, :]
+
+
+def outline_area(look: Look) -> float:
+    """Area of the whole outline, whether it is inside the image or not, square pixels."""
+    return float(cv2.contourArea(outline_points(look, (0.0, 0.0)))) / _SUBPIXELS**2
+
+
+def coverage(look: Look, centre: tuple[float, float], size: int) -> np.ndarray:
+    """Antialiased coverage of each pixel by the outline, uint8 (size, size); 255 is inside."""
+    alpha = np.zeros((size, size), dtype=np.uint8)
+    cv2.fillPoly(alpha, [outline_points(look, centre)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+    return alpha
+
+
+def paint(
+    rng: np.random.Generator,
+    canvas: np.ndarray,
+    look: Look,
+    centre: tuple[float, float],
+    alpha: np.ndarray,
+) -> None:
+    """Paints one thing over the canvas, in place.
+
+    Args:
+        rng: Source of the texture's warp.
+        canvas: float32 (size, size, 3), RGB in 0..255.
+        look: What to paint.
+        centre: Where (x, y), pixels.
+        alpha: Its coverage, uint8 (size, size).
+    """
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    if rows.size == 0:
+        return
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    from_left, from_top = int(left) - round(centre[0]), int(top) - round(centre[1])
+    height, width = int(bottom - top), int(right - left)
+    field = texture_field(rng, look, from_left, from_top, height, width)
+    colour = np.array(look.mean, np.float32) + field[..., None] * np.array(look.delta, np.float32)
+    per_pixel = [np.float32(slope * 2 / look.diameter) for slope in look.shading]
+    x = np.arange(width, dtype=np.float32) + np.float32(from_left)
+    y = np.arange(height, dtype=np.float32)[:, None] + np.float32(from_top)
+    colour *= (1 + x * per_pixel[0] + y * per_pixel[1])[..., None]
+    weight = alpha[top:bottom, left:right, None].astype(np.float32) * np.float32(1 / 255)
+    window = canvas[top:bottom, left:right]
+    window += (colour - window) * weight
+
+
+def scribble(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """Draws a random open line, 1 to 3 pixels wide, over a float32 canvas, in place."""
+    size = canvas.shape[0]
+    steps = rng.integers(-size // 4, size // 4 + 1, size=(int(rng.integers(3, 7)), 2))
+    points = np.cumsum(steps, axis=0) + rng.integers(0, size, size=2)
+    alpha = np.zeros((size, size), dtype=np.uint8)
+    line = points.astype(np.int32)[:, None, :]
+    cv2.polylines(alpha, [line], False, 255, int(rng.integers(1, 4)), cv2.LINE_AA)
+    colour = np.array(_sample_colours(rng)[0], np.float32)
+    canvas += (colour - canvas) * (alpha[..., None].astype(np.float32) * np.float32(1 / 255))
+
+
+def background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Draws a gradient with smooth noise at two scales and 3 to 7 things that are no objects.
+
+    Returns:
+        A float32 canvas (size, size, 3), RGB, roughly in 0..255 (not clipped).
+    """
+    x = np.arange(size, dtype=np.float32) * np.float32(2 / size) - 1
+    slopes = rng.integers(-40, 41, size=(2, 3)).astype(np.float32)
+    canvas = x[None, :, None] * slopes[0] + x[:, None, None] * slopes[1]
+    canvas += rng.integers(70, 186, size=3).astype(np.float32)
+    canvas += smooth_noise(rng, 3, int(rng.integers(2, 5)), size, size) * np.float32(70)
+    # Up to the frequency of the textures, so that fine structure alone does not mean object.
+    fine = np.float32(uniform(rng, 10, 80))
+    canvas += smooth_noise(rng, 1, int(rng.integers(8, 29)), size, size) * fine
+    for _ in range(int(rng.integers(3, 8))):
+        _distractor(rng, canvas)
+    return canvas
+
+
+def _distractor(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """A scribble, any texture in an irregular outline, or a proper outline without texture."""
+    size = canvas.shape[0]
+    kind = rng.random()
+    if kind < 0.3:
+        scribble(rng, canvas)
+        return
+    if kind < 0.8:
+        shape, texture = "blob", pick(rng, ("plain", "blotched", *TEXTURES, *TEXTURES))
+    else:
+        shape, texture = pick(rng, SHAPES), pick(rng, ("plain", "blotched"))
+    look = sample_look(rng, shape, texture, size * log_uniform(rng, 0.16, 0.7))
+    centre = (size * float(rng.random()), size * float(rng.random()))
+    paint(rng, canvas, look, centre, coverage(look, centre, size))
+
+
+def finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Applies uneven illumination and mild pixel noise to a canvas, and rounds it to 8 bits.
+
+    Returns:
+        A uint8 array (size, size, 3), RGB.
+    """
+    size = canvas.shape[0]
+    light = smooth_noise(rng, 1, 2, size, size) * np.float32(0.35)
+    image = canvas * (light + np.float32(uniform(rng, 0.85, 1.1)))
+    strength = int(rng.integers(1, 6))
+    image += rng.integers(-strength, strength + 1, size=(size, size, 1)).astype(np.float32)
+    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def arrange(rng: np.random.Generator, looks: Sequence[Look], size: int) -> list[Part]:
+    """Draws where in a (size, size) image a thing stands, most of it inside.
+
+    Several looks are a crowd: they stand on a sunflower spiral, which packs evenly.
+    """
+    margin = min(0.3 * looks[0].diameter, 0.2 * size)
+    x, y = (uniform(rng, margin, size - margin) for _ in range(2))
+    if len(looks) == 1:
+        return [(looks[0], (x, y))]
+    start, parts = float(rng.random()), []
+    for index, look in enumerate(looks):
+        angle = 2 * math.pi * (start + 0.381966 * index)
+        radius = 0.5 * look.diameter * math.sqrt(index + 0.5)
+        parts.append((look, (x + radius * math.cos(angle), y + radius * math.sin(angle))))
+    return parts
+
+
+def mask_polygons(mask: np.ndarray) -> list[list[float]] | None:
+    """Traces a bool mask (height, width) as COCO polygons, [x0, y0, x1, y1, ...] per part.
+
+    Returns:
+        Polygons that pycocotools rasterises to exactly this mask, or None if it has holes.
+    """
+    # OpenCV's contours run through pixel centres, half a pixel inside the outline that COCO means;
+    # with pixels doubled it is a quarter, which no longer moves any pixel across.
+    doubled = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if any(parent >= 0 for *_, parent in hierarchy[0]):
+        return None
+    return [((contour.ravel() + 0.5) / 2).tolist() for contour in contours]
+
+
+def mask_rle(mask: np.ndarray) -> dict:
+    """Encodes a bool mask (height, width) as COCO's uncompressed RLE, column by column."""
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    # Counts start with background, so that a mask that starts with foreground gets a zero first.
+    starts = [0, *([0] if flat[0] else []), *changes.tolist(), flat.size]
+    return {"size": list(mask.shape), "counts": np.diff(starts).tolist()}

@@ -1,0 +1,465 @@
+"""The synthetic set: what it draws, that its classes are fair, and that it is written whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from pretrain.data import synthetic, synthetic_shapes
+from pretrain.data.synthetic import (
+    CATEGORIES,
+    SPLITS,
+    Instance,
+    Scene,
+    SyntheticConfig,
+    ensure_synthetic_dataset,
+    render_scene,
+)
+
+SMALL = SyntheticConfig(num_train=40, num_val=6, num_unlabeled=5)
+REPOSITORY = Path(synthetic.__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [render_scene(SyntheticConfig(), "train2017", index) for index in range(500)]
+
+
+@pytest.fixture(scope="module")
+def objects(scenes: list[Scene]) -> list[tuple[np.ndarray, Instance]]:
+    """Every object that is no crowd, with its image."""
+    return [(s.image, i) for s in scenes for i in s.instances if not i.iscrowd]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_synthetic_dataset(tmp_path_factory.mktemp("sets") / "shapes", SMALL)
+
+
+def nearest_mean_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy on the second half of a nearest-class-mean classifier fitted on the first half."""
+    features = (features - features.mean(0)) / features.std(0)
+    half = len(labels) // 2
+    classes = np.unique(labels)
+    means = np.stack([features[:half][labels[:half] == name].mean(0) for name in classes])
+    distances = ((features[half:, None] - means) ** 2).sum(-1)
+    return float((classes[distances.argmin(1)] == labels[half:]).mean())
+
+
+def orientation_coherence(image: np.ndarray, mask: np.ndarray) -> float:
+    """0 if gradients inside the mask point everywhere, 1 if they all lie along one line."""
+    inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3)), borderValue=0).astype(bool)
+    along_y, along_x = (g[inside] for g in np.gradient(image.astype(np.float64).mean(2)))
+    xx, yy, xy = (along_x**2).sum(), (along_y**2).sum(), (along_x * along_y).sum()
+    return float(np.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-9))
+
+
+# --- determinism
+
+
+def test_pixels_and_masks_are_those_of_this_version() -> None:
+    """Any change of the drawing is noticed: a new digest needs a new `synthetic.VERSION`."""
+    digest = hashlib.sha256()
+    for index in range(40):
+        scene = render_scene(SyntheticConfig(), "val2017", index)
+        digest.update(scene.image.tobytes())
+        for instance in scene.instances:
+            digest.update(bytes([instance.category_id, instance.iscrowd]) + instance.mask.tobytes())
+    assert (synthetic.VERSION, digest.hexdigest()[:16]) == (1, "f39bcd75d14808b0")
+
+
+def test_scene_depends_on_seed_split_and_index_alone() -> None:
+    """The numbers of images do not matter; each of seed, split and index does."""
+    base = render_scene(SyntheticConfig(), "train2017", 3).image
+    fewer = SyntheticConfig(num_train=1, num_val=1, num_unlabeled=0)
+    assert np.array_equal(base, render_scene(fewer, "train2017", 3).image)
+    assert not np.array_equal(base, render_scene(SyntheticConfig(seed=1), "train2017", 3).image)
+    assert not np.array_equal(base, render_scene(SyntheticConfig(), "train2017", 4).image)
+    for split in ("val2017", "unlabeled2017"):
+        assert not np.array_equal(base, render_scene(SyntheticConfig(), split, 3).image)
+
+
+def test_two_sets_are_the_same_files(dataset: Path, tmp_path: Path) -> None:
+    """Writing the same configuration twice gives the same bytes in the same files."""
+    again = ensure_synthetic_dataset(tmp_path / "again", SMALL)
+    names = sorted(path.relative_to(dataset) for path in dataset.rglob("*") if path.is_file())
+    assert names == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    for name in names:
+        assert (dataset / name).read_bytes() == (again / name).read_bytes(), name
+
+
+# --- the scenes
+
+
+def test_scenes_keep_their_promises(scenes: list[Scene]) -> None:
+    """Format, number, disjoint masks, visibility and sizes are as documented."""
+    for scene in scenes:
+        assert scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8
+        assert sum(not instance.iscrowd for instance in scene.instances) <= 5
+        stacked = np.stack([instance.mask for instance in scene.instances])
+        assert stacked.dtype == bool and stacked.sum(0).max() == 1, "a pixel shows one instance"
+        for instance in scene.instances:
+            if instance.look is not None:
+                whole = synthetic_shapes.outline_area(instance.look)
+                assert 0.5 * whole <= instance.mask.sum() <= 1.5 * whole
+                assert 20 <= instance.look.diameter <= 71
+
+
+def test_scenes_are_varied(scenes: list[Scene], objects: list[tuple[np.ndarray, Instance]]) -> None:
+    """Classes are balanced, there are small and medium objects, occlusion, holes and crowds."""
+    labels = np.array([instance.category_id for _, instance in objects])
+    shares = np.array([(labels == category["id"]).mean() for category in CATEGORIES])
+    assert shares.sum() == pytest.approx(1) and shares.min() > 0.12 and shares.max() < 0.22
+    areas = np.array([instance.mask.sum() for _, instance in objects])
+    assert 0.2 < (areas > 32**2).mean() < 0.8
+    counts = {len(scene.instances) for scene in scenes}
+    assert {1, 2, 3, 4, 5} <= counts
+    polygons = [synthetic_shapes.mask_polygons(instance.mask) for _, instance in objects]
+    assert any(parts is None for parts in polygons), "no hole in any mask"
+    assert any(parts is not None and len(parts) > 1 for parts in polygons), "none split in parts"
+    assert 0.02 < np.mean([any(i.iscrowd for i in scene.instances) for scene in scenes]) < 0.12
+
+
+# --- what gives a class away, and what does not
+
+
+def test_colour_tells_nothing(objects: list[tuple[np.ndarray, Instance]]) -> None:
+    """Mean and spread of an object's colours leave its class, shape and texture at chance."""
+    labels = np.array([instance.category_id for _, instance in objects])
+    features = []
+    for image, instance in objects:
+        pixels = image[instance.mask].astype(np.float64)
+        features.append([*pixels.mean(0), *pixels.std(0), pixels.mean(1).std()])
+    features = np.array(features)
+    # About 740 objects are classified: four standard deviations of chance are 0.055 and 0.075.
+    assert nearest_mean_accuracy(features, labels) < 1 / 6 + 0.055
+    assert nearest_mean_accuracy(features, np.isin(labels, (1, 4, 8))) < 1 / 2 + 0.075
+    assert nearest_mean_accuracy(features, np.digitize(labels, (3, 6))) < 1 / 3 + 0.07
+
+
+def test_drawing_parameters_tell_nothing(objects: list[tuple[np.ndarray, Instance]]) -> None:
+    """Orientation, rotation, phase, wave length, contrast, size and shading are drawn alike."""
+    labels = np.array([instance.category_id for _, instance in objects])
+    features = []
+    for _, instance in objects:
+        look = instance.look
+        turns = 2 * np.pi * np.array([look.orientation, 2 * look.orientation, look.rotation])
+        linear = [look.period, look.gain, look.diameter, *look.phases, *look.shading]
+        features.append([*np.cos(turns), *np.sin(turns), *linear, *look.mean, *np.abs(look.delta)])
+    assert nearest_mean_accuracy(np.array(features), labels) < 1 / 6 + 0.055
+
+
+def test_gradient_strength_hardly_tells_the_texture(
+    objects: list[tuple[np.ndarray, Instance]],
+) -> None:
+    """Contrast-normalised gradient energy, a texture measure without direction, is nearly blind."""
+    labels = np.isin([instance.category_id for _, instance in objects], (1, 4, 8))
+    features = []
+    for image, instance in objects:
+        grey = image.astype(np.float64).mean(2)
+        energy = sum((g[instance.mask] ** 2).mean() for g in np.gradient(grey))
+        features.append([np.sqrt(energy) / grey[instance.mask].std()])
+    assert nearest_mean_accuracy(np.array(features), labels) < 0.62
+
+
+def test_pattern_and_outline_tell_everything(objects: list[tuple[np.ndarray, Instance]]) -> None:
+    """The classes are there: pattern coherence gives the texture, the outline's area the shape.
+
+    This is also the control for the tests above: the same classifier finds what can be found.
+    """
+    whole = [
+        (image, instance)
+        for image, instance in objects
+        if instance.mask.sum() > 0.97 * synthetic_shapes.outline_area(instance.look)
+    ]
+    labels = np.array([instance.category_id for _, instance in whole])
+    coherence = np.array([[orientation_coherence(image, i.mask)] for image, i in whole])
+    assert nearest_mean_accuracy(coherence, np.isin(labels, (1, 4, 8))) > 0.97
+    fill = []
+    for _, instance in whole:
+        points = np.argwhere(instance.mask)[:, None, ::-1].astype(np.int32)
+        hull = cv2.contourArea(cv2.convexHull(points))
+        _, radius = cv2.minEnclosingCircle(points)
+        fill.append([instance.mask.sum() / hull, instance.mask.sum() / radius**2])
+    assert nearest_mean_accuracy(np.array(fill), np.digitize(labels, (3, 6))) > 0.97
+
+
+def test_textures_have_the_same_values() -> None:
+    """Stripes and checks of one look have the same distribution of values before any colouring."""
+    quantiles = {}
+    for texture in synthetic_shapes.TEXTURES:
+        rng = np.random.default_rng(0)
+        look = synthetic_shapes.sample_look(rng, "disc", texture, 60.0)
+        field = synthetic_shapes.texture_field(rng, look, -100, -100, 200, 200)
+        quantiles[texture] = np.quantile(field, np.linspace(0.05, 0.95, 19))
+    assert np.abs(quantiles["striped"] - quantiles["checkered"]).max() < 0.06
+    assert np.ptp(quantiles["striped"]) > 1.5
+
+
+# --- the annotations
+
+
+def test_layout_and_ids(dataset: Path) -> None:
+    """COCO's folders and keys; ids are unique across splits, category ids have gaps."""
+    assert {path.name for path in dataset.iterdir()} == {"annotations", "synthetic.json", *SPLITS}
+    assert sorted(p.name for p in (dataset / "annotations").iterdir()) == [
+        "instances_train2017.json",
+        "instances_val2017.json",
+    ]
+    seen: set[int] = set()
+    for split, count in (("train2017", 40), ("val2017", 6)):
+        content = json.loads((dataset / "annotations" / f"instances_{split}.json").read_text())
+        assert {"info", "licenses", "images", "annotations", "categories"} == set(content)
+        assert content["categories"] == list(CATEGORIES)
+        ids = {image["id"] for image in content["images"]}
+        assert len(ids) == count and not ids & seen
+        seen |= ids
+        files = {image["file_name"] for image in content["images"]}
+        assert files == {path.name for path in (dataset / split).iterdir()}
+        annotation_ids = [annotation["id"] for annotation in content["annotations"]]
+        assert len(set(annotation_ids)) == len(annotation_ids)
+    assert len(list((dataset / "unlabeled2017").iterdir())) == 5
+    category_ids = [category["id"] for category in CATEGORIES]
+    assert category_ids != list(range(1, 7)) and sorted(set(category_ids)) == category_ids
+
+
+def test_coco_reads_back_exactly_what_was_drawn(dataset: Path) -> None:
+    """pycocotools decodes every mask to the visible mask; area, box, flag and pixels fit it."""
+    for split, first_id in list(SPLITS.items())[:2]:
+        coco = COCO(str(dataset / "annotations" / f"instances_{split}.json"))
+        for image_id, entry in coco.imgs.items():
+            scene = render_scene(SMALL, split, image_id - first_id)
+            pixels = np.asarray(Image.open(dataset / split / entry["file_name"]))
+            assert np.array_equal(pixels, scene.image)
+            annotations = coco.loadAnns(coco.getAnnIds(imgIds=image_id))
+            assert len(annotations) == len(scene.instances)
+            for annotation, instance in zip(annotations, scene.instances, strict=True):
+                assert np.array_equal(coco.annToMask(annotation).astype(bool), instance.mask)
+                assert annotation["category_id"] == instance.category_id
+                assert annotation["iscrowd"] == int(instance.iscrowd)
+                assert annotation["area"] == instance.mask.sum()
+                x, y, width, height = (int(value) for value in annotation["bbox"])
+                boxed = instance.mask[y : y + height, x : x + width]
+                assert boxed.sum() == instance.mask.sum()
+                assert boxed[0].any() and boxed[-1].any()
+                assert boxed[:, 0].any() and boxed[:, -1].any()
+
+
+def test_every_encoding_occurs(dataset: Path) -> None:
+    """Polygons prevail; compressed and uncompressed RLE occur, and crowds are uncompressed RLE."""
+    content = json.loads((dataset / "annotations" / "instances_train2017.json").read_text())
+    kinds = []
+    for annotation in content["annotations"]:
+        segmentation = annotation["segmentation"]
+        kind = (
+            "polygon" if isinstance(segmentation, list) else type(segmentation["counts"]).__name__
+        )
+        if annotation["iscrowd"]:
+            assert kind == "list"
+            kind = "crowd"
+        kinds.append(kind)
+    assert kinds.count("polygon") > 0.7 * len(kinds)
+    assert {"polygon", "str", "crowd"} <= set(kinds)
+
+
+@pytest.mark.parametrize("case", ["pixel", "line", "parts", "diagonal", "border", "noise"])
+def test_any_mask_survives_encoding(case: str) -> None:
+    """Encodings are exact, polygons unshifted, on masks that are no blobs; holes are refused."""
+    mask = np.zeros((11, 14), dtype=bool)
+    if case == "pixel":
+        mask[0, 0] = True
+    elif case == "line":
+        mask[4, 2:9] = True
+    elif case == "parts":
+        mask[1:4, 1:4] = mask[6:9, 8:13] = True
+    elif case == "diagonal":
+        mask[np.arange(9), np.arange(9)] = True
+    elif case == "border":
+        mask[:] = True
+    else:
+        mask = np.random.default_rng(0).random(mask.shape) < 0.5
+    height, width = mask.shape
+    coco = COCO()
+    coco.imgs = {1: {"height": height, "width": width}}
+    rle = {"image_id": 1, "segmentation": synthetic_shapes.mask_rle(mask)}
+    assert np.array_equal(coco.annToMask(rle), mask)
+    polygons = synthetic_shapes.mask_polygons(mask)
+    if case == "noise":
+        assert polygons is None
+        return
+    assert len(polygons) == (2 if case == "parts" else 1)
+    assert np.array_equal(coco.annToMask({"image_id": 1, "segmentation": polygons}), mask)
+    corners = np.concatenate(polygons).reshape(-1, 2)
+    occupied = np.argwhere(mask)[:, ::-1]
+    centre = (occupied.min(0) + occupied.max(0) + 1) / 2
+    assert np.array_equal((corners.min(0) + corners.max(0)) / 2, centre), "polygons are shifted"
+
+
+# --- writing
+
+
+def test_existing_set_is_left_alone(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second call draws nothing and returns the folder."""
+    monkeypatch.setattr(synthetic, "render_scene", lambda *_: pytest.fail("drew again"))
+    assert ensure_synthetic_dataset(dataset, SMALL) == dataset
+    assert ensure_synthetic_dataset(str(dataset), SMALL) == dataset
+
+
+def test_other_contents_are_refused(dataset: Path, tmp_path: Path) -> None:
+    """Another configuration, another version or foreign files raise, name the folder and stay."""
+    with pytest.raises(ValueError, match=r"shapes.*'seed': 0.*'seed': 7.*delete it or choose"):
+        ensure_synthetic_dataset(dataset, dataclasses.replace(SMALL, seed=7))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
+        with pytest.raises(ValueError, match="delete it or choose another directory"):
+            ensure_synthetic_dataset(dataset, SMALL)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=f"{tmp_path.name} exists but is not a synthetic set"):
+        ensure_synthetic_dataset(tmp_path, SMALL)
+    assert (tmp_path / "thesis.tex").exists()
+    with pytest.raises(ValueError, match="not a synthetic set"):
+        ensure_synthetic_dataset(tmp_path / "thesis.tex", SMALL)
+
+
+def test_damaged_set_is_refused(tmp_path: Path) -> None:
+    """A set that lost an image or an annotation file is not passed off as complete."""
+    tiny = SyntheticConfig(num_train=2, num_val=1, num_unlabeled=0)
+    root = ensure_synthetic_dataset(tmp_path / "set", tiny)
+    image = root / "train2017" / "000000000002.png"
+    content = image.read_bytes()
+    image.unlink()
+    with pytest.raises(ValueError, match="has 1 of 2 images"):
+        ensure_synthetic_dataset(root, tiny)
+    image.write_bytes(content)
+    (root / "annotations" / "instances_val2017.json").unlink()
+    with pytest.raises(ValueError, match=r"instances_val2017\.json is missing"):
+        ensure_synthetic_dataset(root, tiny)
+    (root / "synthetic.json").write_text("{")
+    with pytest.raises(ValueError, match="made from None"):
+        ensure_synthetic_dataset(root, tiny)
+
+
+def test_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure half-way leaves neither a set nor remains, and the next call succeeds."""
+
+    def fail_at_third(config: SyntheticConfig, split: str, index: int) -> Scene:
+        if index == 2:
+            raise KeyboardInterrupt
+        return render_scene(config, split, index)
+
+    monkeypatch.setattr(synthetic, "render_scene", fail_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_synthetic_dataset(tmp_path / "set", SMALL)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    tiny = SyntheticConfig(num_train=1, num_val=1, num_unlabeled=0)
+    (tmp_path / "set").mkdir()  # an empty folder is as good as none
+    ensure_synthetic_dataset(tmp_path / "set", tiny)
+
+
+def test_killed_run_leaves_no_set_and_its_remains_are_removed(tmp_path: Path) -> None:
+    """After a kill there is no set under the name, and the next call clears what was left."""
+    code = (
+        "import os\n"
+        "from pretrain.data import synthetic\n"
+        "config = synthetic.SyntheticConfig()\n"
+        "draw = synthetic.render_scene\n"
+        "synthetic.render_scene = lambda c, s, i: os._exit(9) if i == 2 else draw(c, s, i)\n"
+        f"synthetic.ensure_synthetic_dataset({str(tmp_path / 'set')!r}, config)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 9
+    left = [path.name for path in tmp_path.iterdir()]
+    assert len(left) == 1 and left[0].startswith(".set.partial-")
+    tiny = SyntheticConfig(num_train=1, num_val=1, num_unlabeled=0)
+    ensure_synthetic_dataset(tmp_path / "set", tiny)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_processes_at_once_write_one_set(tmp_path: Path) -> None:
+    """Of three processes that start together one draws, the others wait, and all return."""
+    code = (
+        "from pretrain.data import synthetic\n"
+        "draw, drawn = synthetic.render_scene, []\n"
+        "synthetic.render_scene = lambda *a: drawn.append(a) or draw(*a)\n"
+        "config = synthetic.SyntheticConfig(num_train=150, num_val=1, num_unlabeled=0)\n"
+        f"synthetic.ensure_synthetic_dataset({str(tmp_path / 'set')!r}, config)\n"
+        "print(len(drawn))"
+    )
+    command = [sys.executable, "-c", code]
+    running = [
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    drawn = sorted(int(process.communicate(timeout=60)[0]) for process in running)
+    assert drawn == [0, 0, 151]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_without_locks_the_slower_process_discards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If another process finishes the same set first, its set stays and ours is thrown away."""
+    tiny = SyntheticConfig(num_train=1, num_val=1, num_unlabeled=0)
+    monkeypatch.setattr(synthetic, "fcntl", None)
+    write = synthetic._write
+
+    def write_and_be_overtaken(root: Path, config: SyntheticConfig) -> None:
+        write(root, config)
+        write(tmp_path / "set", config)
+        os.utime(tmp_path / "set" / "synthetic.json", (1, 1))
+
+    monkeypatch.setattr(synthetic, "_write", write_and_be_overtaken)
+    ensure_synthetic_dataset(tmp_path / "set", tiny)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert (tmp_path / "set" / "synthetic.json").stat().st_mtime == 1
+
+
+# --- arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_train", 0),
+        ("num_val", 0),
+        ("num_unlabeled", -1),
+        ("image_size", 32),
+        ("seed", -1),
+        ("num_train", 1.5),
+        ("num_train", 10**6 + 1),
+    ],
+)
+def test_bad_configuration_is_refused(name: str, value: float) -> None:
+    """Each field's range is checked, and the error names field, value and range."""
+    with pytest.raises(ValueError, match=f"{name}={value}.*give an integer from"):
+        SyntheticConfig(**{name: value})
+
+
+def test_bad_arguments_are_refused() -> None:
+    """Unknown splits and shapes and negative indices raise instead of drawing something."""
+    with pytest.raises(ValueError, match="unknown split 'train': use one of train2017"):
+        render_scene(SyntheticConfig(), "train", 0)
+    with pytest.raises(ValueError, match="index=-1"):
+        render_scene(SyntheticConfig(), "train2017", -1)
+    with pytest.raises(ValueError, match="unknown shape 'square'"):
+        synthetic_shapes.sample_look(np.random.default_rng(0), "square", "plain", 30.0)
+
+
+@pytest.mark.parametrize("size", [64, 200])
+def test_other_sizes_scale_the_objects(size: int) -> None:
+    """Objects keep their share of the image side."""
+    scenes = [render_scene(SyntheticConfig(image_size=size), "val2017", i) for i in range(20)]
+    shares = [i.look.diameter / size for s in scenes for i in s.instances if i.look is not None]
+    assert scenes[0].image.shape == (size, size, 3)
+    assert 0.15 < min(shares) < 0.22 and 0.45 < max(shares) < 0.56

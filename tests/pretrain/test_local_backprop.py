@@ -1,0 +1,160 @@
+"""The executor against a naive autograd reference in float64, and how much work it does."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain.decoders import Decoder
+from pretrain.encoders import build_encoder
+from pretrain.local_backprop import LocalBackprop, segment_ranges
+from pretrain.local_units import LocalUnit, build_units
+from pretrain.losses import NTXentLoss
+
+RULES = {
+    "simclr": "simclr",
+    "gim": "gim",
+    "loco": "loco",
+    "loco without the res2 loss": dict(type="loco", res2_loss=False),
+    "window 3": dict(type="loco", window=3),
+    "irregular": [(0, 1), (0, 5), (1, 5), (2, 3), (2, 8), (4, 6)],
+    "nested": [(0, 8), (2, 4)],
+}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return build_encoder("resnet18").double()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def make_decoders(encoder, units):
+    torch.manual_seed(2)
+    channels = [encoder.block_channels[unit.end - 1] for unit in units]
+    return nn.ModuleList(Decoder(encoder, c, conv_blocks=1, out_channels=16) for c in channels).double()
+
+
+def objectives_of(decoders):
+    loss = NTXentLoss(temperature=0.5)
+    return [lambda features, decoder=decoder: loss(decoder(features))[0] for decoder in decoders]
+
+
+def naive_gradients(encoder, units, decoders, images):
+    """Each unit on its own: the encoder below it without a graph, the unit's blocks with one, ``loss.backward()``."""
+    encoder, decoders = copy.deepcopy(encoder), copy.deepcopy(decoders)
+    buffers = copy.deepcopy(dict(encoder.named_buffers()))
+    losses = []
+    for unit, objective in zip(units, objectives_of(decoders), strict=True):
+        with torch.no_grad():
+            x = encoder.run(images, 0, unit.start)
+        loss = objective(encoder.run(x, unit.start, unit.end))
+        loss.backward()
+        losses.append(loss.item())
+        for name, buffer in encoder.named_buffers():  # the reference's repeated passes must not show
+            buffer.copy_(buffers[name])
+    return losses, {n: p.grad for n, p in [*encoder.named_parameters(), *decoders.named_parameters()]}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_gradients_equal_a_naive_reference(encoder, images, rule):
+    """Loss k reaches exactly the blocks of unit k and its decoder, with the true gradient, for every kind of unit list."""
+    encoder = copy.deepcopy(encoder)
+    units = build_units(rule, encoder.stages, allow_untrained=True)
+    decoders = make_decoders(encoder, units)
+    losses, expected = naive_gradients(encoder, units, decoders, images)
+    found = LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(decoders))
+
+    assert [loss.item() for loss in found] == pytest.approx(losses, rel=1e-12)
+    gradients = {n: p.grad for n, p in [*encoder.named_parameters(), *decoders.named_parameters()]}
+    for name, reference in expected.items():
+        if reference is None:
+            assert gradients[name] is None, name
+        else:
+            scale = reference.abs().max()
+            assert (gradients[name] - reference).abs().max() <= 1e-10 * scale, name
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+def test_running_statistics_are_updated_once(encoder, images, rule):
+    """However many units share a stage, batch norm sees the batch once."""
+    encoder, reference = copy.deepcopy(encoder), copy.deepcopy(encoder)
+    units = build_units(rule, encoder.stages, allow_untrained=True)
+    LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(make_decoders(encoder, units)))
+    reference.run(images, 0, reference.num_blocks)
+    for (name, found), (_, expected) in zip(encoder.named_buffers(), reference.named_buffers(), strict=True):
+        assert torch.equal(found, expected), name
+
+
+@pytest.mark.parametrize(("rule", "passes"), [("simclr", 1), ("gim", 1), ("loco", 2), (dict(type="loco", window=3), 2)])
+def test_backward_passes_per_segment(encoder, images, rule, passes, monkeypatch):
+    """A segment sees one pass per distinct start among its units, and only one that computes weight gradients."""
+    encoder = copy.deepcopy(encoder)
+    units = build_units(rule, encoder.stages)
+    decoders = make_decoders(encoder, units)
+    outputs: list[list[str]] = []
+    real_grad, real_backward = torch.autograd.grad, torch.autograd.backward
+
+    def count(kind, output):
+        outputs.append([kind, id(output.grad_fn)])
+
+    def grad(output, *args, **kwargs):
+        count("input", output)
+        return real_grad(output, *args, **kwargs)
+
+    def backward(output, *args, **kwargs):
+        if isinstance(output, torch.Tensor) and output.ndim == 4:  # the decoders' backward starts at a scalar
+            count("weights", output)
+        return real_backward(output, *args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    monkeypatch.setattr(torch.autograd, "backward", backward)
+    LocalBackprop(encoder, units).step(images, objectives_of(decoders))
+    segments = segment_ranges(units)
+    assert sum(kind == "weights" for kind, _ in outputs) == len(segments)
+    starts = [len({u.start for u in units if u.start <= s < u.end}) for s, _ in segments]
+    assert len(outputs) == sum(starts)
+    assert max(starts) == passes
+
+
+def test_activations_are_freed_when_no_unit_above_needs_them(encoder, images):
+    """While GIM's second stage decodes, the first stage's graph is gone; LoCo still holds it."""
+    alive = {}
+    for rule in ("gim", "loco"):
+        copy_ = copy.deepcopy(encoder)
+        units = build_units(rule, copy_.stages)
+        decoders = make_decoders(copy_, units)
+        held = []
+        copy_.layer1[0].conv2.register_forward_hook(lambda m, args, out, held=held: held.append(weakref.ref(out)))
+        plain = objectives_of(decoders)
+
+        def second(features, plain=plain, held=held, rule=rule):
+            alive[rule] = held[0]() is not None
+            return plain[1](features)
+
+        LocalBackprop(copy_, units).step(images, [plain[0], second, *plain[2:]])
+    assert alive == {"gim": False, "loco": True}
+
+
+def test_untrained_blocks_run_without_a_graph(encoder, images):
+    """Blocks that no unit reaches pass features on and get no gradient."""
+    encoder = copy.deepcopy(encoder)
+    units = [LocalUnit(4, 8)]
+    LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(make_decoders(encoder, units)))
+    assert all(p.grad is None for p in encoder.parameters_of(0, 4))
+    assert all(p.grad is not None for p in encoder.parameters_of(4, 8))
+
+
+def test_one_objective_a_unit_is_needed(encoder, images):
+    """Too few objectives are refused before anything runs."""
+    units = build_units("gim", encoder.stages)
+    with pytest.raises(ValueError, match="1 objectives for 4 local units"):
+        LocalBackprop(encoder, units).step(images, objectives_of(make_decoders(encoder, units[:1])))
