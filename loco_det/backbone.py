@@ -10,8 +10,11 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from loco_det.feature_cache import FeatureCache, weights_fingerprint
 from pretrain.checkpoints import load_into, read_backbone
 from pretrain.encoders import build_encoder
+
+_SHARED_CACHE = FeatureCache(max_bytes=0)  # one a process, so that the splits of an experiment share it
 
 
 @MODELS.register_module()
@@ -30,9 +33,12 @@ class PretrainedEncoder(BaseModule):
         norm_eval: batch norm of the trained stages in eval mode, too.
         sync_bn: make the batch norms SyncBN (LoCo, section 5.3); the Runner reverts it where it runs a single process.
         out_stages: names of the stages to return; all by default.
+        cache_mib: MiB of memory for features of images already seen (:mod:`loco_det.feature_cache`); 0 for none. Needs a
+            backbone that is frozen as a whole.
 
     Raises:
-        ValueError: unknown encoder or stage, ``frozen_stages`` out of range, or a checkpoint that does not fit.
+        ValueError: unknown encoder or stage, ``frozen_stages`` out of range, a checkpoint that does not fit, or a cache
+            for a backbone that changes.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class PretrainedEncoder(BaseModule):
         norm_eval: bool = False,
         sync_bn: bool = False,
         out_stages: Sequence[str] | None = None,
+        cache_mib: int = 0,
     ) -> None:
         super().__init__()
         built = build_encoder(encoder)
@@ -63,6 +70,12 @@ class PretrainedEncoder(BaseModule):
         self.frozen_end = 0 if frozen_stages == 0 else built.stages[self.stage_names[frozen_stages - 1]][1]
         for parameter in self.encoder.parameters_of(0, self.frozen_end):
             parameter.requires_grad_(False)
+        if cache_mib and frozen_stages < len(self.stage_names):
+            raise ValueError(f"cache_mib is {cache_mib}, but only {frozen_stages} of {len(self.stage_names)} stages are "
+                             "frozen; features of a trained backbone change, set cache_mib=0")
+        _SHARED_CACHE.max_bytes = max(_SHARED_CACHE.max_bytes, cache_mib << 20)
+        self._uses_cache = cache_mib > 0
+        self._cache_key: bytes | None = None
         self.train()
 
     @property
@@ -86,6 +99,17 @@ class PretrainedEncoder(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Normalised RGB images ``(B, 3, H, W)`` -> feature maps of ``out_stages``, bottom up."""
+        if not self._uses_cache:
+            return self._run(x)
+        if self._cache_key is None:
+            self._cache_key = weights_fingerprint(self.encoder, *self.out_stages)
+        return _SHARED_CACHE.forward(self._run, x, self._cache_key)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self._cache_key = None  # the weights are about to change
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _run(self, x: Tensor) -> tuple[Tensor, ...]:
         outputs = []
         for name, (start, end) in self.encoder.stages.items():
             # no_grad and not inference_mode: the heads save these tensors for their own backward pass

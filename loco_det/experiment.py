@@ -133,9 +133,9 @@ def check_inputs(config: Config) -> None:
 
 def run_split(config: Config, split: Split, val_file: Path, classes: Sequence[str], resume: bool) -> SplitResult:
     """Trains and evaluates one detector."""
-    import loco_det.register  # noqa: F401  here, since mmdet takes seconds to import and bad input must not wait for it
-
     from mmengine.runner import Runner
+
+    import loco_det.register  # noqa: F401  here, since mmdet takes seconds to import and bad input must not wait for it
 
     began = time.monotonic()
     runner = Runner.from_cfg(split_config(config, split, val_file, classes, resume))
@@ -202,8 +202,8 @@ def _prepare_annotations(config: Config) -> tuple[dict[str, Any], Path]:
         raise ValueError(f"{root / data.train_ann} and {val_file} list different categories; they must be of one data set")
     size = config.protocol.split_size
     if size is not None and size > len(train["images"]):
-        raise ValueError(f"splits of {size} images are asked for, but {root / data.train_ann} has only {len(train['images'])}; "
-                         "set protocol.split_size with --cfg-options or use the whole set")
+        raise ValueError(f"splits of {size} images are asked for, but {root / data.train_ann} has only "
+                         f"{len(train['images'])}; set protocol.split_size with --cfg-options or use the whole set")
     if data.supercategories:
         train = derive(train, supercategories=True)
         val_file = write_annotations(Path(config.work_dir) / "annotations_val.json", derive(val, supercategories=True))

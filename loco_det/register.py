@@ -10,5 +10,5 @@ register_all_modules(init_default_scope=False)
 
 import loco_det.backbone  # noqa: E402
 import loco_det.datasets.coco  # noqa: E402
-import loco_det.evaluation.coco_ap  # noqa: E402
+import loco_det.evaluation.coco_ap  # noqa: E402, F401
 import pretrain.hooks  # noqa: E402, F401

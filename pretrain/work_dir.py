@@ -63,13 +63,21 @@ def differing_keys(a: Any, b: Any, prefix: str = "") -> list[str]:
     return [] if a == b else [prefix.rstrip(".")]
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Writes standard JSON (no NaN) atomically; the folder is made."""
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file whole or not at all; the folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes standard JSON (no NaN) whole or not at all; the folder is made."""
+    write_text(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def git_revision() -> str | None:

@@ -1,49 +1,35 @@
-"""Print the AP table of finished detection experiments, in the form of the LoCo paper.
+"""Prints the AP table of detection experiments in the form of the LoCo paper's Tables 2 and 3.
 
-    python tools/report_ap.py work_dirs/coco10k
-    python tools/report_ap.py work_dirs/loco work_dirs/simclr --format latex > table.tex
+    python tools/report_ap.py work_dirs/mask_rcnn_simclr_coco10k work_dirs/mask_rcnn_loco_coco10k
+    python tools/report_ap.py work_dirs --baseline random --format latex > table.tex
 
-Only the table goes to standard output; warnings and errors go to standard error. The exit code is
-0, or 2 where results are missing, unreadable or given twice.
+A folder is a work directory with a results.json, or one above several. Means ± std over the splits, differences to the
+baseline in brackets. Only the table goes to stdout.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 
-from loco_det.evaluation.results import ResultsError
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
+
 from loco_det.report import BASELINE, FORMATS, ap_report
+from pretrain.cli import command, note, tool_parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        description="Print the AP table of detection experiments: mean ± std over the splits, "
-        "with differences to a baseline in brackets."
-    )
-    parser.add_argument(
-        "directories",
-        nargs="+",
-        metavar="DIR",
-        help="a work directory with a results.json, or a folder above several",
-    )
-    parser.add_argument(
-        "--baseline", default=BASELINE, help="method to compare with (default: %(default)s)"
-    )
-    parser.add_argument("--format", default="markdown", choices=list(FORMATS))
-    options = parser.parse_args(arguments)
-    try:
-        report = ap_report(options.directories, options.baseline, options.format)
-    except ResultsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main() -> str:
+    parser = tool_parser(__doc__)
+    parser.add_argument("directories", nargs="+", metavar="DIR", help="work directories, or folders above several")
+    parser.add_argument("--baseline", default=BASELINE, help="method to compare with (default: %(default)s)")
+    parser.add_argument("--format", default="markdown", choices=list(FORMATS), help="default: %(default)s")
+    args = parser.parse_args()
+    report = ap_report(args.directories, args.baseline, args.format)
     for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    sys.stdout.write(report.text)
-    return 0
+        note(f"warning: {warning}")
+    return report.text.rstrip("\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,8 +1,8 @@
 # A small schedule on the embedded synthetic data set. The numbers are ours: the papers have no run of this size.
 _base_ = ["./pretrain_runtime.py"]
 
-max_epochs = 10
-synthetic_data = dict(root="data/synthetic", num_train=600, num_val=150, num_unlabeled=1000)
+max_epochs = 5
+synthetic_data = dict(root="data/synthetic", num_train=600, num_val=100, num_unlabeled=2000)
 
 
 train_dataloader = dict(
@@ -16,10 +16,10 @@ train_dataloader = dict(
         type="TwoViewImages",
         data_root="data/synthetic/unlabeled2017",
         cache=True,
-        views=dict(size=64, min_scale=0.1),
+        views=dict(size=40, min_scale=0.7, grayscale=0.5, blur=0.0),
     ),
 )
-optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3, weight_decay=1e-4))
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=4e-3, weight_decay=1e-4))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=1, end=max_epochs, convert_to_iter_based=True),

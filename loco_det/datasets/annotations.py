@@ -109,8 +109,8 @@ def _check_references(ann_file: Path, content: dict[str, Any]) -> None:
     for annotation in content["annotations"]:
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if annotation[key] not in known:
-                raise AnnotationError(f"{ann_file}: annotation {annotation['id']} has {key} {annotation[key]}, which the file "
-                                      "does not list")
+                raise AnnotationError(f"{ann_file}: annotation {annotation['id']} has {key} {annotation[key]}, which the "
+                                      "file does not list")
 
 
 def _check_images(ann_file: Path, content: dict[str, Any], image_dir: Path) -> None:

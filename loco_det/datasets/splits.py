@@ -13,11 +13,11 @@ Split i of a protocol has the seed ``S + i``, with ``S = 0`` by default: see :fu
 from __future__ import annotations
 
 import hashlib
-import json
 import operator
 import os
 from collections.abc import Iterable
-from pathlib import Path
+
+from pretrain.work_dir import write_json
 
 __all__ = ["image_ids_sha256", "select_image_ids", "split_seed", "write_split"]
 
@@ -92,14 +92,7 @@ def write_split(path: str | os.PathLike[str], image_ids: Iterable[int], seed: in
     """
     ids = _distinct_sorted(image_ids)
     record = {"seed": operator.index(seed), "sha256": image_ids_sha256(ids), "image_ids": ids}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(json.dumps(record) + "\n", encoding="ascii")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json(path, record)
 
 
 def _distinct_sorted(image_ids: Iterable[int]) -> list[int]:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pretrain.work_dir import write_text
+
 __all__ = [
     "METRICS",
     "RESULTS_FILE",
@@ -230,15 +232,7 @@ class RunResults:
         Raises:
             ValueError: If a field has an impossible value; an existing file is left alone.
         """
-        path = Path(path)
-        text = self.to_json()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunResults:

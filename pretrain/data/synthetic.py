@@ -1,6 +1,6 @@
 """The embedded default: a COCO-format instance-segmentation set that is drawn, not downloaded.
 
-A class is one of three outlines (disc, triangle, star) filled with one of two textures (striped,
+A class is one of two outlines (disc, star) filled with one of two textures (striped,
 checkered). Neither half is enough: every outline comes with both textures and every texture with
 every outline, and the scenes hold textured patches of irregular outline and plain shapes of proper
 outline that are no objects. Colours, contrast, rotations, wave length and phase are drawn from the
@@ -57,17 +57,12 @@ _MARKER = "synthetic.json"
 CATEGORIES = (
     {"id": 1, "name": "striped_disc", "supercategory": "disc"},
     {"id": 2, "name": "checkered_disc", "supercategory": "disc"},
-    {"id": 4, "name": "striped_triangle", "supercategory": "triangle"},
-    {"id": 5, "name": "checkered_triangle", "supercategory": "triangle"},
-    {"id": 8, "name": "striped_star", "supercategory": "star"},
-    {"id": 9, "name": "checkered_star", "supercategory": "star"},
+    {"id": 4, "name": "striped_star", "supercategory": "star"},
+    {"id": 7, "name": "checkered_star", "supercategory": "star"},
 )
 CLASS_NAMES = tuple(category["name"] for category in CATEGORIES)
 
-# Diameters as shares of the image side: objects have 20 to 70 of 128 pixels.
-_OBJECT_DIAMETER = (0.16, 0.55)
 _CROWD_MEMBER_DIAMETER = (0.07, 0.1)
-_CROWD_PROBABILITY = 0.06
 # Share of an object's whole outline that must remain visible: less is not recognisable, and an
 # object that is painted but not annotated would be a trap.
 _MIN_VISIBLE = 0.5
@@ -114,6 +109,30 @@ class SyntheticConfig:
     def count(self, split: str) -> int:
         """Number of images of a split, one of `SPLITS`."""
         return getattr(self, "num_" + split.removesuffix("2017"))
+
+
+@dataclass(frozen=True)
+class _Composition:
+    """How full a scene is: bounds of numbers (inclusive) and of diameters (shares of the image side).
+
+    ``side`` is the image's side as a share of the configured one; ``backdrop`` scales the contrast of the background's
+    gradient and noise.
+    """
+
+    side: float
+
+    objects: tuple[int, int]
+    diameter: tuple[float, float]
+    distractors: tuple[int, int]
+    occluders: tuple[int, int]
+    crowd_probability: float
+    backdrop: float
+
+
+# Labelled scenes hold several objects of 36 to 83 of 128 pixels. Unlabelled images are object-centric, as ImageNet is to
+# COCO, and smaller, so that textures keep their scale: two random crops of one have something to agree on.
+_SCENE = _Composition(1.0, (1, 3), (0.28, 0.65), (1, 2), (0, 1), crowd_probability=0.06, backdrop=0.6)
+_OBJECT_CENTRIC = _Composition(0.5, (1, 1), (0.6, 1.0), (0, 2), (0, 0), crowd_probability=0.0, backdrop=0.2)
 
 
 @dataclass(frozen=True)
@@ -203,25 +222,30 @@ def render_scene(config: SyntheticConfig, split: str, index: int) -> Scene:
     if index < 0:
         raise ValueError(f"index={index}: give the image's index in its split, from 0")
     rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index])
-    stage = _Stage(shapes.background(rng, config.image_size))
-    for kind in _foreground_plan(rng):
-        looks, category_id = _choose(rng, kind, config.image_size)
+    composition = _SCENE if split in _LABELLED_SPLITS else _OBJECT_CENTRIC
+    size = round(config.image_size * composition.side)
+    stage = _Stage(shapes.background(rng, size, composition.distractors, composition.backdrop))
+    for kind in _foreground_plan(rng, composition):
+        looks, category_id = _choose(rng, kind, size, composition.diameter)
         # Only the place is drawn again after a refusal: a new class would favour small shapes.
         for _ in range(_PLACEMENT_TRIES):
-            if stage.put(rng, shapes.arrange(rng, looks, config.image_size), category_id):
+            if stage.put(rng, shapes.arrange(rng, looks, size), category_id):
                 break
     return Scene(shapes.finish(rng, stage.canvas), stage.instances())
 
 
-def _foreground_plan(rng: np.random.Generator) -> list[str]:
-    """Kinds to place, from back to front: 1 to 5 objects, up to 2 occluders, at times a crowd."""
-    plan = ["object"] * int(rng.integers(1, 6)) + ["occluder"] * int(rng.integers(0, 3))
-    if rng.random() < _CROWD_PROBABILITY:
+def _foreground_plan(rng: np.random.Generator, composition: _Composition) -> list[str]:
+    """Kinds to place, from back to front: objects, occluders, at times a crowd."""
+    plan = ["object"] * int(rng.integers(*composition.objects, endpoint=True))
+    plan += ["occluder"] * int(rng.integers(*composition.occluders, endpoint=True))
+    if rng.random() < composition.crowd_probability:
         plan.append("crowd")
     return [plan[index] for index in rng.permutation(len(plan))]
 
 
-def _choose(rng: np.random.Generator, kind: str, size: int) -> tuple[list[shapes.Look], int | None]:
+def _choose(
+    rng: np.random.Generator, kind: str, size: int, object_diameter: tuple[float, float]
+) -> tuple[list[shapes.Look], int | None]:
     """Draws the looks of a thing's parts and its category (None: occluder)."""
     if kind == "occluder":
         shape, texture = shapes.pick(rng, ("bar", "blob")), shapes.pick(rng, ("plain", "blotched"))
@@ -230,7 +254,7 @@ def _choose(rng: np.random.Generator, kind: str, size: int) -> tuple[list[shapes
     category = shapes.pick(rng, CATEGORIES)
     texture, shape = category["name"].split("_")
     if kind == "object":
-        diameter, count = size * shapes.log_uniform(rng, *_OBJECT_DIAMETER), 1
+        diameter, count = size * shapes.log_uniform(rng, *object_diameter), 1
     else:
         diameter, count = size * shapes.uniform(rng, *_CROWD_MEMBER_DIAMETER), rng.integers(9, 18)
     looks = [shapes.sample_look(rng, shape, texture, diameter) for _ in range(count)]

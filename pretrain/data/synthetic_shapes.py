@@ -18,12 +18,12 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-SHAPES = ("disc", "triangle", "star")
+SHAPES = ("disc", "star")
 TEXTURES = ("striped", "checkered")
 
 # Wave length of the textures in pixels, and the fewest waves across an object: with fewer, not even
 # a person tells stripes from checks.
-_MIN_PERIOD, _MAX_PERIOD, _MIN_WAVES = 4.5, 11.0, 3.2
+_MIN_PERIOD, _MAX_PERIOD, _MIN_WAVES = 6.0, 14.0, 3.2
 _SUBPIXEL_BITS = 4
 _SUBPIXELS = 1 << _SUBPIXEL_BITS
 _WEIGHT_ONE = 64
@@ -119,7 +119,7 @@ def _sample_colours(
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Draws a mean colour and a crest; they differ in brightness, so that greyscale keeps them."""
     mean = tuple(float(value) for value in rng.integers(60, 196, size=3))
-    contrast = uniform(rng, 24.0, 58.0) * (1 if rng.random() < 0.5 else -1)
+    contrast = uniform(rng, 35.0, 70.0) * (1 if rng.random() < 0.5 else -1)
     delta = tuple(contrast + float(value) for value in rng.integers(-18, 19, size=3))
     return mean, delta
 
@@ -307,8 +307,8 @@ def scribble(rng: np.random.Generator, canvas: np.ndarray) -> None:
     canvas += (colour - canvas) * (alpha[..., None].astype(np.float32) * np.float32(1 / 255))
 
 
-def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draws a gradient with smooth noise at two scales and 3 to 7 things that are no objects.
+def background(rng: np.random.Generator, size: int, distractors: tuple[int, int], contrast: float) -> np.ndarray:
+    """Draws a gradient with smooth noise at two scales, and things that are no objects (bounds of their number, inclusive).
 
     Returns:
         A float32 canvas (size, size, 3), RGB, roughly in 0..255 (not clipped).
@@ -316,12 +316,13 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     x = np.arange(size, dtype=np.float32) * np.float32(2 / size) - 1
     slopes = rng.integers(-40, 41, size=(2, 3)).astype(np.float32)
     canvas = x[None, :, None] * slopes[0] + x[:, None, None] * slopes[1]
-    canvas += rng.integers(70, 186, size=3).astype(np.float32)
     canvas += smooth_noise(rng, 3, int(rng.integers(2, 5)), size, size) * np.float32(70)
     # Up to the frequency of the textures, so that fine structure alone does not mean object.
-    fine = np.float32(uniform(rng, 10, 80))
+    fine = np.float32(uniform(rng, 10, 50))
     canvas += smooth_noise(rng, 1, int(rng.integers(8, 29)), size, size) * fine
-    for _ in range(int(rng.integers(3, 8))):
+    canvas *= np.float32(contrast)
+    canvas += rng.integers(70, 186, size=3).astype(np.float32)
+    for _ in range(int(rng.integers(*distractors, endpoint=True))):
         _distractor(rng, canvas)
     return canvas
 
@@ -330,13 +331,13 @@ def _distractor(rng: np.random.Generator, canvas: np.ndarray) -> None:
     """A scribble, any texture in an irregular outline, or a proper outline without texture."""
     size = canvas.shape[0]
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.4:
         scribble(rng, canvas)
         return
     if kind < 0.8:
-        shape, texture = "blob", pick(rng, ("plain", "blotched", *TEXTURES, *TEXTURES))
+        shape, texture = "blob", pick(rng, ("plain", "plain", "blotched", *TEXTURES))
     else:
-        shape, texture = pick(rng, SHAPES), pick(rng, ("plain", "blotched"))
+        shape, texture = pick(rng, (*SHAPES, "triangle", "triangle")), pick(rng, ("plain", "blotched"))
     look = sample_look(rng, shape, texture, size * log_uniform(rng, 0.16, 0.7))
     centre = (size * float(rng.random()), size * float(rng.random()))
     paint(rng, canvas, look, centre, coverage(look, centre, size))

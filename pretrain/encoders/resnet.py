@@ -43,7 +43,7 @@ class ResNetEncoder(Encoder):
         return nn.Sequential(residual)
 
     def decoder_block(self, channels: int, stride: int) -> nn.Module:
-        """A BasicBlock or Bottleneck, with a projection on the shortcut where it downsamples; torchvision's initialisation."""
+        """A BasicBlock or Bottleneck with torchvision's initialisation, and a projection on a downsampling shortcut."""
         shortcut = None
         if stride != 1:
             shortcut = nn.Sequential(

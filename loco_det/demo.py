@@ -1,0 +1,175 @@
+"""The whole line on the embedded default: pretrain, export, transfer to Mask R-CNN over the splits, AP table.
+
+Every step is the command that a user would type; this module only says in which order, keeps all cores busy and shows
+progress. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from loco_det.evaluation.results import RunResults
+from loco_det.report import ap_report, ap_table_rows, find_results
+from pretrain.work_dir import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RULES = ("loco", "simclr", "gim")  # the longest first, so that no core idles at the end
+POLL_SECONDS = 2.0
+LOG_TAIL_LINES = 15
+
+
+class DemoError(RuntimeError):
+    """A step failed; the message holds its command, its log file and the log's end."""
+
+
+@dataclass
+class Step:
+    """Commands run one after the other once other steps are done.
+
+    Attributes:
+        name: for logs and messages.
+        commands: argument lists.
+        progress: how many units of work are done, read off the files written so far.
+        total: all units of work.
+        after: names of the steps it waits for.
+    """
+
+    name: str
+    commands: list[list[str]]
+    progress: Callable[[], int]
+    total: int
+    after: list[str] = field(default_factory=list)
+
+
+def run_demo(work_dir: Path) -> str:
+    """Runs what is not finished yet and returns the summary to print.
+
+    Args:
+        work_dir: everything but the data set is written below it; ``ap_table.json`` holds the table.
+
+    Raises:
+        DemoError: a step failed.
+    """
+    began = time.monotonic()
+    steps = demo_steps(work_dir)
+    run_steps(steps, work_dir / "logs")
+    detectors = [work_dir / step.name for step in steps if step.name.startswith("mask_rcnn")]
+    write_json(work_dir / "ap_table.json", ap_table_rows([RunResults.read(path) for path in find_results(detectors)]))
+    lines = ["Pretraining loss, mean of the first and of the last epoch:"]
+    lines += [f"  {rule:7s} {first:.2f} -> {last:.2f}" for rule, first, last in _pretraining_losses(work_dir)]
+    report = ap_report(detectors)
+    lines += ["", "Mask R-CNN on frozen backbones, 5 splits of the synthetic set, mean ± std (difference to SimCLR):", "",
+              report.text, *report.warnings,
+              f"Results in {work_dir} (ap_table.json, mask_rcnn_*/results.json), {time.monotonic() - began:.0f} s"]
+    return "\n".join(lines)
+
+
+def demo_steps(work_dir: Path) -> list[Step]:
+    """The steps of the demo, in order of preference."""
+    from mmengine.config import Config
+
+    tool = [sys.executable, "-u"]
+    steps = []
+    for rule in RULES:
+        config = f"configs/pretrain/{rule}_resnet18_demo.py"
+        epochs = Config.fromfile(str(ROOT / config), import_custom_modules=False).train_cfg.max_epochs
+        folder, backbone = work_dir / f"pretrain_{rule}", _backbone(work_dir, rule)
+        last = folder / f"epoch_{epochs}.pth"
+        steps.append(Step(
+            f"pretrain_{rule}",
+            [] if backbone.exists() else [
+                [*tool, "tools/pretrain.py", config, "--work-dir", str(folder), "--resume"],
+                [*tool, "tools/export_backbone.py", str(last), str(backbone)],
+            ],
+            lambda folder=folder, backbone=backbone, epochs=epochs: epochs if backbone.exists() else _epochs_done(folder),
+            epochs,
+        ))
+    for method in ("random", *RULES):
+        name = f"mask_rcnn_{method}"
+        command = [*tool, "tools/train_det.py", f"configs/{name}_demo.py", "--work-dir", str(work_dir / name), "--resume"]
+        trained = method != "random"
+        steps.append(Step(
+            name,
+            [command + (["--pretrained", str(_backbone(work_dir, method))] if trained else [])],
+            lambda folder=work_dir / name: len(list(folder.glob("split_*/result.json"))),
+            5,
+            [f"pretrain_{method}"] if trained else [],
+        ))
+    return steps
+
+
+def run_steps(steps: list[Step], log_dir: Path) -> None:
+    """Runs steps side by side, as many as the cores feed, with one progress bar.
+
+    Raises:
+        DemoError: a step failed; the others that run are stopped.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(4, cores)
+    threads = max(1, cores // workers)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    waiting, running, done = list(steps), {}, set()
+    stop = threading.Event()
+    bar = tqdm(total=sum(step.total for step in steps), unit="unit", file=sys.stderr,
+               bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}<{remaining}] {postfix}")
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool, bar:
+        while waiting or running:
+            for step in [step for step in waiting if done.issuperset(step.after)][: workers - len(running)]:
+                waiting.remove(step)
+                running[pool.submit(_run_step, step, log_dir / f"{step.name}.log", environment, stop)] = step
+            finished, _ = concurrent.futures.wait(running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
+            for future in finished:
+                done.add(running.pop(future).name)
+                if future.exception():
+                    stop.set()
+                future.result()
+            bar.n = sum(min(step.total, step.progress()) for step in steps)
+            bar.set_postfix_str(", ".join(sorted(step.name for step in running.values())))
+
+
+def _run_step(step: Step, log: Path, environment: dict[str, str], stop: threading.Event) -> None:
+    with open(log, "w") as file:
+        for command in step.commands:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+            while process.poll() is None:
+                if stop.wait(0.2):
+                    process.terminate()
+            if process.returncode and not stop.is_set():
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+                raise DemoError(f"{' '.join(command[2:])} failed with exit code {process.returncode}; {log} ends:\n{tail}")
+
+
+def _backbone(work_dir: Path, rule: str) -> Path:
+    return work_dir / "backbones" / f"{rule}_resnet18_demo.pth"
+
+
+def _epochs_done(folder: Path) -> int:
+    return max((int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_*.pth")), default=0)
+
+
+def _pretraining_losses(work_dir: Path) -> list[tuple[str, float, float]]:
+    """Per rule the mean logged loss, summed over its units, of the first and of the last epoch."""
+    losses = []
+    for rule in sorted(RULES):
+        by_epoch: dict[int, list[float]] = {}
+        for file in sorted((work_dir / f"pretrain_{rule}").glob("*/vis_data/scalars.json")):
+            for line in file.read_text().splitlines():
+                record = json.loads(line)
+                if "loss" in record:
+                    by_epoch.setdefault(record["epoch"], []).append(record["loss"])
+        if by_epoch:
+            first, last = by_epoch[min(by_epoch)], by_epoch[max(by_epoch)]
+            losses.append((rule, sum(first) / len(first), sum(last) / len(last)))
+    return losses

@@ -1,0 +1,63 @@
+"""What several test files share: small image sets, backbones and a way to run the tools as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads():
+    """More threads than cores, as in side-by-side runs, cost more than they give; and sums keep their order."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory) -> Path:
+    """A small set of the embedded generator in COCO's layout; tests must not change it."""
+    return ensure_synthetic_dataset(tmp_path_factory.mktemp("data") / "synthetic", SyntheticConfig(**TINY_SET))
+
+
+@pytest.fixture
+def image_folder(tmp_path) -> Path:
+    """Eight noise images in two subfolders."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        file = tmp_path / "images" / f"part{i % 2}" / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def run_tool():
+    """Runs ``python tools/<name>.py`` from the project's root and returns the finished process."""
+
+    def run(name: str, *args: object, timeout: float = 300) -> subprocess.CompletedProcess:
+        command = [sys.executable, f"tools/{name}.py", *map(str, args)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+    return run
+
+
+def assert_one_line_error(finished: subprocess.CompletedProcess, *parts: object) -> None:
+    """Exit code 2, nothing on stdout, one ``error:`` line on stderr that contains all ``parts``, no traceback."""
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stdout == ""
+    assert "Traceback" not in finished.stderr
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, finished.stderr
+    for part in parts:
+        assert str(part) in errors[0], errors[0]

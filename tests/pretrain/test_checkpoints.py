@@ -1,0 +1,115 @@
+"""Exchange of backbones: torchvision in, torchvision out, and every wrong file named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from pretrain.checkpoints import RECORD_KEY, CheckpointError, export_backbone, load_into, read_backbone
+from pretrain.encoders import build_encoder
+
+RECORD = dict(rule=dict(type="loco"), encoder=dict(type="resnet18"), config_sha256="0" * 64, git_revision=None)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return build_encoder("resnet18")
+
+
+@pytest.fixture
+def training_checkpoint(tmp_path, encoder):
+    """What a run of ours leaves, as far as it matters here."""
+    weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    weights["decoders.0.mlp.0.weight"] = torch.zeros(2, 2)
+    torch.save({"state_dict": weights, RECORD_KEY: RECORD, "meta": {"epoch": 1}}, tmp_path / "epoch_1.pth")
+    return tmp_path / "epoch_1.pth"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_torchvision_exchanges_weights_with_us(name, tmp_path):
+    """A torchvision file loads (its fc is a known extra), and our stages equal torchvision's own forward pass."""
+    torch.manual_seed(0)
+    reference = getattr(torchvision.models, name)().eval()
+    torch.save(reference.state_dict(), tmp_path / "tv.pth")
+    encoder = build_encoder(name).eval()
+    load_into(encoder, read_backbone(tmp_path / "tv.pth"), expected=name)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+        for stage, features in zip("1234", encoder(images).values(), strict=True):
+            x = getattr(reference, f"layer{stage}")(x)
+            torch.testing.assert_close(features, x, rtol=1e-6, atol=1e-6)
+    missing, unexpected = reference.load_state_dict(encoder.state_dict(), strict=False)
+    assert (missing, unexpected) == (["fc.weight", "fc.bias"], [])
+
+
+def test_export_and_import(training_checkpoint, tmp_path, encoder):
+    """The exported file holds exactly the encoder's weights and the record, and loads with weights_only=True."""
+    meta = export_backbone(training_checkpoint, tmp_path / "out" / "backbone.pth")
+    content = torch.load(tmp_path / "out" / "backbone.pth", weights_only=True)
+    assert content["meta"] == meta
+    assert {key: meta[key] for key in RECORD} == RECORD
+    assert content["state_dict"].keys() == encoder.state_dict().keys()
+    torch.manual_seed(1)
+    other = build_encoder("resnet18")
+    load_into(other, read_backbone(tmp_path / "out" / "backbone.pth"), expected="resnet18")
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), encoder.state_dict().values(), strict=True))
+
+
+def test_a_training_checkpoint_loads_without_export(training_checkpoint, encoder):
+    """The same file that a run leaves can be handed on; its decoders are a known extra."""
+    backbone = read_backbone(training_checkpoint)
+    load_into(build_encoder("resnet18"), backbone, expected="resnet18")
+    assert backbone.meta == RECORD
+
+
+def test_wrong_encoder_is_named(training_checkpoint, tmp_path):
+    """Both encoders are in the message."""
+    export_backbone(training_checkpoint, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="holds the encoder resnet18, but resnet50 is needed"):
+        load_into(build_encoder("resnet50"), read_backbone(tmp_path / "b.pth"), expected="resnet50")
+
+
+def test_missing_and_unexpected_keys_are_listed(tmp_path, encoder):
+    """The first five of each kind are named, and nothing is loaded."""
+    weights = dict(encoder.state_dict())
+    for key in [key for key in weights if key.startswith("layer4.0")]:
+        weights["other." + key] = weights.pop(key)
+    weights["conv1.weight"] = torch.zeros(3)
+    torch.save(weights, tmp_path / "w.pth")
+    fresh = build_encoder("resnet18")
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load_into(fresh, read_backbone(tmp_path / "w.pth"))
+    text = str(error.value)
+    assert str(tmp_path / "w.pth") in text
+    assert "18 missing (layer4.0.bn1.bias, layer4.0.bn1.num_batches_tracked, " in text
+    assert "18 unexpected (other.layer4.0.bn1.bias" in text
+    assert text.count("layer4.0") == 10
+    assert "1 of another shape (conv1.weight)" in text
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
+
+
+def test_truncated_foreign_and_absent_files_are_named(training_checkpoint, tmp_path):
+    """Each says which file and why; none raises anything but CheckpointError."""
+    content = training_checkpoint.read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.pth").write_text("no checkpoint at all")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "dict.pth")
+    for name, reason in [("cut", "truncated"), ("text", "not a checkpoint"), ("empty", "truncated"), ("list", "not a dict"),
+                         ("dict", "no weights"), ("absent", "does not exist")]:
+        with pytest.raises(CheckpointError, match=reason) as error:
+            read_backbone(tmp_path / f"{name}.pth")
+        assert f"{name}.pth" in str(error.value)
+
+
+def test_only_training_checkpoints_are_exported(tmp_path, encoder):
+    """A bare state dict has no record of its origin."""
+    torch.save(encoder.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(CheckpointError, match="not a pretraining checkpoint"):
+        export_backbone(tmp_path / "bare.pth", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
