@@ -29,7 +29,7 @@ POLL_SECONDS = 2.0
 LOG_TAIL_LINES = 15
 
 
-class DemoError(RuntimeError):
+class DemoError(ValueError):
     """A step failed; the message holds its command, its log file and the log's end."""
 
 
@@ -122,8 +122,8 @@ def run_steps(steps: list[Step], log_dir: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     waiting, running, done = list(steps), {}, set()
     stop = threading.Event()
-    bar = tqdm(total=sum(step.total for step in steps), unit="unit", file=sys.stderr,
-               bar_format="{l_bar}{bar}| {n}/{total} [{elapsed}<{remaining}] {postfix}")
+    bar = tqdm(total=sum(step.total for step in steps), file=sys.stderr, mininterval=0.1 if sys.stderr.isatty() else 30,
+               bar_format="{percentage:3.0f}%|{bar}| {n}/{total} epochs and splits [{elapsed}<{remaining}]{postfix}")
     with concurrent.futures.ThreadPoolExecutor(workers) as pool, bar:
         while waiting or running:
             for step in [step for step in waiting if done.issuperset(step.after)][: workers - len(running)]:

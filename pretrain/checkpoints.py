@@ -139,8 +139,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
-        with torch.serialization.safe_globals(_runner_globals()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from error
@@ -171,13 +170,3 @@ def _spell(spec: str | Mapping) -> str:
     options = ", ".join(f"{key}={value!r}" for key, value in sorted(spec.items()) if key != "type")
     return f"{spec['type']}({options})" if options else str(spec["type"])
 
-
-def _runner_globals() -> list:
-    """The plain classes that mmengine's Runner puts into a checkpoint beside the weights: logged histories."""
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-
-    multiarray = getattr(np, "_core", None) or np.core  # numpy 2 / numpy 1
-    scalar_dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32)]
-    return [HistoryBuffer, multiarray.multiarray._reconstruct, multiarray.multiarray.scalar, np.ndarray, np.dtype, getattr,
-            *scalar_dtypes]

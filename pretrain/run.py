@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mmengine.config import Config
@@ -19,7 +20,10 @@ from pretrain.work_dir import claim_work_dir, git_revision
 
 @HOOKS.register_module()
 class PretrainingRecordHook(Hook):
-    """Writes into every checkpoint, as plain data, what :func:`pretrain.checkpoints.export_backbone` passes on.
+    """Writes into every checkpoint what :func:`pretrain.checkpoints.export_backbone` passes on, and keeps it plain data.
+
+    mmengine would pickle objects of its message hub, the smoothed histories of logged values, into the file. Without them
+    anybody can load it with ``weights_only=True``; a resumed run smooths its log anew.
 
     Args:
         config_sha256: fingerprint of the config.
@@ -28,10 +32,12 @@ class PretrainingRecordHook(Hook):
     """
 
     def __init__(self, config_sha256: str, encoder: dict, rule: object) -> None:
-        self.record = {"rule": rule, "encoder": encoder, "config_sha256": config_sha256, "git_revision": git_revision()}
+        record = {"rule": rule, "encoder": encoder, "config_sha256": config_sha256, "git_revision": git_revision()}
+        self.record = json.loads(json.dumps(record))  # ConfigDict -> dict
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """See :class:`mmengine.hooks.Hook`."""
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
         checkpoint[RECORD_KEY] = {**self.record, "epoch": checkpoint["meta"]["epoch"], "iter": checkpoint["meta"]["iter"]}
 
 

@@ -1,0 +1,3 @@
+"""Mask R-CNN on coco_mini, backbone initialised at random."""
+_base_ = ["_base_/protocol_coco_mini.py"]
+pretrained = dict(method="random")

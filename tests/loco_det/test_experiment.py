@@ -1,0 +1,210 @@
+"""Detection experiments through the tool: splits, results, frozen backbones, bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import pytest
+import torch
+
+from loco_det.datasets.splits import image_ids_sha256, select_image_ids
+from loco_det.evaluation.results import RunResults
+from pretrain.checkpoints import FORMAT
+from pretrain.encoders import build_encoder
+from tests.conftest import assert_one_line_error
+
+RANDOM, LOCO = "configs/mask_rcnn_random_demo.py", "configs/mask_rcnn_loco_demo.py"
+SMALL = ["protocol.split_size=8", "train_cfg.max_iters=2", "default_hooks.checkpoint.interval=2"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """An exported ResNet-18."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("backbones") / "loco.pth"
+    meta = dict(format=FORMAT, encoder=dict(type="resnet18"), rule=dict(type="loco"))
+    torch.save({"state_dict": build_encoder("resnet18").state_dict(), "meta": meta}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, synthetic_root, backbone):
+    """Splits 1 and 3 of a pretrained run, in a work directory of their own; returns (work_dir, process)."""
+    import subprocess
+    import sys
+
+    from tests.conftest import ROOT
+
+    work_dir = tmp_path_factory.mktemp("det") / "loco"
+    command = [sys.executable, "tools/train_det.py", LOCO, "--data-root", synthetic_root, "--pretrained", backbone,
+               "--work-dir", work_dir, "--splits", "3", "1", "--cfg-options", *SMALL]
+    process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert process.returncode == 0, process.stderr
+    return work_dir, process
+
+
+@pytest.mark.slow
+def test_results_hold_the_splits_that_ran(finished, synthetic_root, backbone):
+    """Ids are the pure function of ids and seed; the file names backbone, config and what is missing."""
+    work_dir, process = finished
+    assert process.stdout.strip() == str(work_dir / "results.json")
+    results = RunResults.read(work_dir / "results.json")
+    assert (results.method, results.dataset, results.config) == ("loco", "demo", LOCO)
+    assert results.requested_splits == [0, 1, 2, 3, 4]
+    assert list(results.splits) == [1, 3]
+    assert (results.pretrained.rule, results.pretrained.encoder, results.pretrained.path) == ("loco", "resnet18", str(backbone))
+    content = json.loads((synthetic_root / "annotations" / "instances_train2017.json").read_text())
+    for index, split in results.splits.items():
+        ids = select_image_ids([image["id"] for image in content["images"]], 8, seed=index)
+        assert split.image_ids_sha256 == image_ids_sha256(ids)
+        assert json.loads((work_dir / f"split_{index}" / "image_ids.json").read_text())["image_ids"] == ids
+        assert (split.seed, split.num_train_images) == (index, 8)
+
+
+@pytest.mark.slow
+def test_frozen_backbone_is_bit_identical_after_training(finished, backbone):
+    """Parameters and buffers of the checkpoint's backbone equal the exported file's; the heads moved."""
+    trained = torch.load(finished[0] / "split_1" / "iter_2.pth", weights_only=False)["state_dict"]
+    exported = torch.load(backbone, weights_only=True)["state_dict"]
+    for key, value in exported.items():
+        assert torch.equal(trained[f"backbone.encoder.{key}"], value), key
+    other = torch.load(finished[0] / "split_3" / "iter_2.pth", weights_only=False)["state_dict"]
+    assert not torch.equal(trained["neck.lateral_convs.0.bn.running_mean"], other["neck.lateral_convs.0.bn.running_mean"])
+
+
+@pytest.mark.slow
+def test_finished_splits_are_not_run_again(finished, synthetic_root, backbone, run_tool):
+    """A second call trains nothing, changes nothing and says where the results are."""
+    work_dir, _ = finished
+    before = {file: file.stat().st_mtime_ns for file in work_dir.glob("split_*/*.pth")}
+    began = time.monotonic()
+    again = run_tool("train_det", LOCO, "--data-root", synthetic_root, "--pretrained", backbone, "--work-dir", work_dir,
+                     "--splits", 1, 3, "--cfg-options", *SMALL)
+    assert again.returncode == 0, again.stderr
+    assert {file: file.stat().st_mtime_ns for file in work_dir.glob("split_*/*.pth")} == before
+    assert time.monotonic() - began < 30
+    assert "Iter(train)" not in again.stderr
+
+
+@pytest.mark.slow
+def test_another_backbone_is_another_run(finished, synthetic_root, backbone, tmp_path, run_tool):
+    """The hash of the file counts, not its name: results of two backbones are never mixed."""
+    content = torch.load(backbone, weights_only=True)
+    content["state_dict"]["conv1.weight"] += 1
+    changed = tmp_path / "changed.pth"
+    torch.save(content, changed)
+    kept = backbone.with_name("kept.pth")
+    shutil.copy(backbone, kept)
+    shutil.copy(changed, backbone)
+    try:
+        assert_one_line_error(
+            run_tool("train_det", LOCO, "--data-root", synthetic_root, "--pretrained", backbone, "--work-dir", finished[0],
+                     "--cfg-options", *SMALL),
+            "different config", "pretrained.sha256",
+        )
+    finally:
+        shutil.copy(kept, backbone)
+
+
+@pytest.mark.slow
+def test_undecodable_training_image_is_reported_and_skipped(synthetic_root, tmp_path, run_tool):
+    """Named, counted, and fatal past the configured share."""
+    root = tmp_path / "set"
+    shutil.copytree(synthetic_root, root)
+    ids = json.loads((root / "annotations" / "instances_train2017.json").read_text())["images"]
+    chosen = select_image_ids([image["id"] for image in ids], 8, seed=0)
+    broken = root / "train2017" / next(image["file_name"] for image in ids if image["id"] == chosen[0])
+    broken.write_bytes(b"\x89PNG broken")
+    arguments = [RANDOM, "--data-root", root, "--splits", 0, "--cfg-options", *SMALL, "train_cfg.max_iters=4"]
+    tolerant = run_tool("train_det", *arguments, "custom_hooks.0.max_share=0.2", "--work-dir", tmp_path / "a")
+    assert tolerant.returncode == 0, tolerant.stderr
+    assert f"cannot be decoded: {broken} (1 of 8 so far)" in tolerant.stderr
+    strict = run_tool("train_det", *arguments, "--work-dir", tmp_path / "b")
+    assert strict.returncode not in (0, 2)
+    assert "more than the tolerated share of 0.01" in strict.stderr
+
+
+def test_missing_coco_says_what_to_put_where_within_seconds(run_tool):
+    """The owner's command on a machine without COCO."""
+    began = time.monotonic()
+    finished = run_tool("train_det", "configs/mask_rcnn_loco_coco10k.py")
+    assert_one_line_error(finished, "data/coco/annotations/instances_train2017.json", "data/coco/val2017", "cocodataset.org",
+                          "--data-root", "backbones/loco_resnet50_imagenet_100e.pth", "--pretrained")
+    assert time.monotonic() - began < 15  # 5 on an idle machine
+
+
+def spoil_json(root):
+    (root / "annotations" / "instances_val2017.json").write_text("{")
+
+
+def spoil_key(root):
+    file = root / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    del content["categories"]
+    file.write_text(json.dumps(content))
+
+
+def spoil_image(root):
+    next((root / "val2017").iterdir()).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "parts"),
+    [
+        (spoil_json, ["instances_val2017.json is not JSON"]),
+        (spoil_key, ["instances_train2017.json lacks the list 'categories'"]),
+        (spoil_image, ["1 of 6 images of", "instances_val2017.json", "are not in"]),
+    ],
+)
+def test_broken_data_is_one_line(spoil, parts, synthetic_root, tmp_path, run_tool):
+    """The file and what is wrong with it, before any training."""
+    root = tmp_path / "set"
+    shutil.copytree(synthetic_root, root)
+    spoil(root)
+    finished = run_tool("train_det", RANDOM, "--data-root", root, "--work-dir", tmp_path / "w", "--cfg-options", *SMALL)
+    assert_one_line_error(finished, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([RANDOM, "--splits", 5], ["split 5 does not exist", "0 to 4"]),
+        ([RANDOM, "--data-root", "no/data"], ["no/data/train2017", "--data-root"]),
+        ([LOCO, "--pretrained", "no/backbone.pth"], ["backbone not found: no/backbone.pth"]),
+        ([RANDOM, "--pretrained", "x.pth"], ["starts from random weights"]),
+        (["configs/no.py"], ["configs/no.py does not exist"]),
+        ([RANDOM, "--cfg-options", "protocol.split_size=25"], ["splits of 25 images", "has only 24"]),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, parts, synthetic_root, tmp_path, run_tool):
+    """The value and the mend."""
+    if "--data-root" not in arguments:
+        arguments = [arguments[0], "--data-root", synthetic_root, *arguments[1:]]
+    assert_one_line_error(run_tool("train_det", *arguments, "--work-dir", tmp_path / "w"), *parts)
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "text", "encoder", "keys"])
+def test_wrong_checkpoints_are_one_line(spoil, backbone, synthetic_root, tmp_path, run_tool):
+    """Truncated, no checkpoint, another encoder, missing and unexpected keys."""
+    file = tmp_path / "b.pth"
+    content = torch.load(backbone, weights_only=True)
+    if spoil == "truncated":
+        file.write_bytes(backbone.read_bytes()[:100_000])
+        parts = [file, "truncated"]
+    elif spoil == "text":
+        file.write_text("hello")
+        parts = [file, "not a checkpoint"]
+    elif spoil == "encoder":
+        torch.save({"state_dict": build_encoder("resnet50").state_dict(),
+                    "meta": dict(format=FORMAT, encoder=dict(type="resnet50"))}, file)
+        parts = [file, "holds the encoder resnet50, but resnet18 is needed"]
+    else:
+        weights = content["state_dict"]
+        weights["extra.weight"] = weights.pop("bn1.weight")
+        torch.save(content, file)
+        parts = [file, "1 missing (bn1.weight)", "1 unexpected (extra.weight)"]
+    finished = run_tool("train_det", LOCO, "--data-root", synthetic_root, "--pretrained", file, "--work-dir", tmp_path / "w",
+                        "--cfg-options", *SMALL)
+    assert_one_line_error(finished, *parts)
