@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from loco_det.datasets.annotations import category_names, derive, load_annotations, write_annotations
@@ -62,8 +63,9 @@ def run_experiment(config: Config, splits: Sequence[int] | None = None, resume: 
     splits = check_splits(config, splits)
     check_inputs(config)
     pretrained = _pretrained_backbone(config)
-    train_content, val_file = _prepare_annotations(config)
+    train_content, val_content = _load_annotations(config)
     results = _begin_results(config, pretrained)
+    val_file = write_annotations(Path(config.work_dir) / "annotations_val.json", val_content)
     todo = [index for index in splits if index not in results.splits]
     for index in todo:
         split = _make_split(config, train_content, index)
@@ -121,6 +123,8 @@ def check_inputs(config: Config) -> None:
     wanted = [config.data.train_ann, config.data.train_images, config.data.val_ann, config.data.val_images]
     missing = [str(root / path) for path in wanted if not (root / path).exists()]
     problems = []
+    if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
+        problems.append(f"--launcher {config.launcher} needs CUDA, which this machine lacks; leave it out")
     if missing:
         problems.append(f"data not found: {', '.join(missing)}. {config.data.hint} (or pass --data-root DIR)")
     if config.pretrained.method != RANDOM:
@@ -192,22 +196,21 @@ def _pretrained_backbone(config: Config) -> PretrainedBackbone | None:
     return PretrainedBackbone(str(config.pretrained.checkpoint), backbone.sha256, rule and str(rule), spec["type"])
 
 
-def _prepare_annotations(config: Config) -> tuple[dict[str, Any], Path]:
-    """Reads and checks both annotation files; merges supercategories where the config says so."""
+def _load_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads and checks both annotation files; merges categories into supercategories where the config says so."""
     data, root = config.data, Path(config.data.root)
     train = load_annotations(root / data.train_ann, root / data.train_images)
-    val_file = root / data.val_ann
-    val = load_annotations(val_file, root / data.val_images)
+    val = load_annotations(root / data.val_ann, root / data.val_images)
     if category_names(train) != category_names(val):
-        raise ValueError(f"{root / data.train_ann} and {val_file} list different categories; they must be of one data set")
+        raise ValueError(f"{root / data.train_ann} and {root / data.val_ann} list different categories; they must be of one "
+                         "data set")
     size = config.protocol.split_size
     if size is not None and size > len(train["images"]):
         raise ValueError(f"splits of {size} images are asked for, but {root / data.train_ann} has only "
                          f"{len(train['images'])}; set protocol.split_size with --cfg-options or use the whole set")
     if data.supercategories:
-        train = derive(train, supercategories=True)
-        val_file = write_annotations(Path(config.work_dir) / "annotations_val.json", derive(val, supercategories=True))
-    return train, val_file
+        train, val = derive(train, supercategories=True), derive(val, supercategories=True)
+    return train, val
 
 
 def _begin_results(config: Config, pretrained: PretrainedBackbone | None) -> RunResults:
@@ -217,7 +220,7 @@ def _begin_results(config: Config, pretrained: PretrainedBackbone | None) -> Run
     results = RunResults(
         method=config.pretrained.method,
         dataset=config.protocol.dataset,
-        config=str(config.get("config_file", "")) or "-",
+        config=config.config_file,
         config_sha256=claim_work_dir(config.work_dir, content),
         pretrained=pretrained,
         requested_splits=list(range(config.protocol.num_splits)),

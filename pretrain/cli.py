@@ -76,5 +76,6 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str) -> C
             config.merge_from_dict(args.cfg_options)
     except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:
         raise ValueError(f"config {path} does not resolve: {type(error).__name__}: {error}") from error
+    config.config_file = path
     config.work_dir = args.work_dir or f"{default_work_dir}/{Path(path).stem}"
     return config

@@ -14,8 +14,9 @@ import pretrain.data.dataset
 import pretrain.hooks
 import pretrain.learner  # these three register what configs name
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
+from pretrain.data.images import list_images
 from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
-from pretrain.work_dir import claim_work_dir, git_revision
+from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision
 
 
 @HOOKS.register_module()
@@ -63,7 +64,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     """
     plain = config.to_dict()
     work_dir = Path(config.work_dir)
-    sha256 = claim_work_dir(work_dir, plain)
+    sha256 = check_work_dir(work_dir, plain)
     last = find_latest_checkpoint(str(work_dir))
     if last is not None:
         if not resume:
@@ -73,8 +74,10 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     if "synthetic_data" in plain:
         options = dict(plain["synthetic_data"])
         ensure_synthetic_dataset(Path(options.pop("root")), SyntheticConfig(**options))
-    record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=plain["model"]["encoder"],
-                  rule=plain["model"]["rule"])
-    config = Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record]))
-    Runner.from_cfg(config).train()
+    list_images(plain["train_dataloader"]["dataset"]["data_root"])  # the Runner builds the data only when it trains
+    model = plain["model"]
+    record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"])
+    runner = Runner.from_cfg(Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record])))
+    claim_work_dir(work_dir, plain)
+    runner.train()
     return Path(find_latest_checkpoint(str(work_dir)))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 RECORD_NAME = "run.json"
-# How a run is carried out, not what it computes: may change between a run and its continuation.
-EXECUTION_KEYS = frozenset({"work_dir", "resume", "launcher", "load_from", "env_cfg", "filename"})
+# How a run is carried out or spoken of, not what it computes: may change between a run and its continuation.
+EXECUTION_KEYS = frozenset({"work_dir", "resume", "launcher", "env_cfg", "config_file"})
 
 
 def config_fingerprint(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -21,11 +21,11 @@ def config_fingerprint(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(), plain
 
 
-def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
-    """Records in ``work_dir`` which config runs there, or checks that it is this one.
+def check_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
+    """Checks that ``work_dir`` is free or holds a run of this config; changes nothing.
 
     Args:
-        work_dir: made if need be.
+        work_dir: may not exist yet.
         config: the resolved config as plain data.
 
     Returns:
@@ -35,23 +35,33 @@ def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
         ValueError: the directory holds a run of a different config (the keys that differ are named), or its record is
             unreadable.
     """
-    work_dir = Path(work_dir)
     sha256, plain = config_fingerprint(config)
-    record_file = work_dir / RECORD_NAME
-    if record_file.exists():
-        try:
-            record = json.loads(record_file.read_text())
-            known = record["config_sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{record_file} is damaged ({error}); delete {work_dir} or choose another "
-                             "--work-dir") from error
-        if known != sha256:
-            differing = differing_keys(record.get("config", {}), plain)
-            raise ValueError(f"{work_dir} holds a run of a different config; differing keys: "
-                             f"{', '.join(differing[:5])}{', ...' if len(differing) > 5 else ''}; "
-                             "choose another --work-dir or delete it")
+    record_file = Path(work_dir) / RECORD_NAME
+    if not record_file.exists():
         return sha256
-    write_json(record_file, {"config_sha256": sha256, "git_revision": git_revision(), "config": plain})
+    try:
+        record = json.loads(record_file.read_text())
+        known, known_config = record["config_sha256"], record["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record_file} is damaged ({error}); delete {work_dir} or choose another --work-dir") from error
+    if known != sha256:
+        differing = differing_keys(known_config, plain)
+        raise ValueError(f"{work_dir} holds a run of a different config; differing keys: "
+                         f"{', '.join(differing[:5])}{', ...' if len(differing) > 5 else ''}; "
+                         "choose another --work-dir or delete it")
+    return sha256
+
+
+def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
+    """Records in ``work_dir`` which config runs there; to be called when all input has been found good.
+
+    Returns and raises as :func:`check_work_dir`.
+    """
+    sha256 = check_work_dir(work_dir, config)
+    record_file = Path(work_dir) / RECORD_NAME
+    if not record_file.exists():
+        _, plain = config_fingerprint(config)
+        write_json(record_file, {"config_sha256": sha256, "git_revision": git_revision(), "config": plain})
     return sha256
 
 

@@ -2,9 +2,7 @@
 _base_ = ["./pretrain_runtime.py"]
 
 max_epochs = 5
-synthetic_data = dict(root="data/synthetic", num_train=600, num_val=100, num_unlabeled=2000)
-
-
+synthetic_data = dict(root="data/synthetic")
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,

@@ -2,11 +2,10 @@
 # frozen. The numbers are ours.
 _base_ = ["./mask_rcnn_r18_small.py"]
 
-
-synthetic_data = dict(root="data/synthetic", num_train=600, num_val=100, num_unlabeled=2000)
+synthetic_data = dict(root="data/synthetic")
 data = dict(root="data/synthetic", hint="tools/demo.py makes it")
 protocol = dict(dataset="demo", num_splits=5, split_size=200, seed=0)
-iterations = 220
+iterations = 190
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_begin=1_000_000)
 train_pipeline = [
     dict(type="LoadImage"),

@@ -87,9 +87,9 @@ class SyntheticConfig:
         ValueError: A value is out of range.
     """
 
-    num_train: int = 2000
-    num_val: int = 400
-    num_unlabeled: int = 4000
+    num_train: int = 600
+    num_val: int = 100
+    num_unlabeled: int = 2000
     image_size: int = 128
     seed: int = 0
 
@@ -129,9 +129,9 @@ class _Composition:
     backdrop: float
 
 
-# Labelled scenes hold several objects of 36 to 83 of 128 pixels. Unlabelled images are object-centric, as ImageNet is to
-# COCO, and smaller, so that textures keep their scale: two random crops of one have something to agree on.
-_SCENE = _Composition(1.0, (1, 3), (0.28, 0.65), (1, 2), (0, 1), crowd_probability=0.06, backdrop=0.6)
+# Labelled scenes hold one to three objects of 41 to 83 of 128 pixels. Unlabelled images are object-centric, as ImageNet is
+# to COCO, and smaller, so that textures keep their scale: two random crops of one have something to agree on.
+_SCENE = _Composition(1.0, (1, 3), (0.32, 0.65), (0, 2), (0, 1), crowd_probability=0.06, backdrop=0.4)
 _OBJECT_CENTRIC = _Composition(0.5, (1, 1), (0.6, 1.0), (0, 2), (0, 0), crowd_probability=0.0, backdrop=0.2)
 
 

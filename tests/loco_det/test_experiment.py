@@ -54,7 +54,8 @@ def test_results_hold_the_splits_that_ran(finished, synthetic_root, backbone):
     assert (results.method, results.dataset, results.config) == ("loco", "demo", LOCO)
     assert results.requested_splits == [0, 1, 2, 3, 4]
     assert list(results.splits) == [1, 3]
-    assert (results.pretrained.rule, results.pretrained.encoder, results.pretrained.path) == ("loco", "resnet18", str(backbone))
+    pretrained = results.pretrained
+    assert (pretrained.rule, pretrained.encoder, pretrained.path) == ("loco", "resnet18", str(backbone))
     content = json.loads((synthetic_root / "annotations" / "instances_train2017.json").read_text())
     for index, split in results.splits.items():
         ids = select_image_ids([image["id"] for image in content["images"]], 8, seed=index)

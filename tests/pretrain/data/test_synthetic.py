@@ -28,6 +28,8 @@ from pretrain.data.synthetic import (
 )
 
 SMALL = SyntheticConfig(num_train=40, num_val=6, num_unlabeled=5)
+STRIPED = [c["id"] for c in CATEGORIES if c["name"].startswith("striped")]
+DISCS = [c["id"] for c in CATEGORIES if c["supercategory"] == "disc"]
 REPOSITORY = Path(synthetic.__file__).parents[2]
 
 
@@ -76,7 +78,7 @@ def test_pixels_and_masks_are_those_of_this_version() -> None:
         digest.update(scene.image.tobytes())
         for instance in scene.instances:
             digest.update(bytes([instance.category_id, instance.iscrowd]) + instance.mask.tobytes())
-    assert (synthetic.VERSION, digest.hexdigest()[:16]) == (1, "f39bcd75d14808b0")
+    assert (synthetic.VERSION, digest.hexdigest()[:16]) == (1, "2f1e317af757b2fd")
 
 
 def test_scene_depends_on_seed_split_and_index_alone() -> None:
@@ -86,8 +88,7 @@ def test_scene_depends_on_seed_split_and_index_alone() -> None:
     assert np.array_equal(base, render_scene(fewer, "train2017", 3).image)
     assert not np.array_equal(base, render_scene(SyntheticConfig(seed=1), "train2017", 3).image)
     assert not np.array_equal(base, render_scene(SyntheticConfig(), "train2017", 4).image)
-    for split in ("val2017", "unlabeled2017"):
-        assert not np.array_equal(base, render_scene(SyntheticConfig(), split, 3).image)
+    assert not np.array_equal(base, render_scene(SyntheticConfig(), "val2017", 3).image)
 
 
 def test_two_sets_are_the_same_files(dataset: Path, tmp_path: Path) -> None:
@@ -106,29 +107,38 @@ def test_scenes_keep_their_promises(scenes: list[Scene]) -> None:
     """Format, number, disjoint masks, visibility and sizes are as documented."""
     for scene in scenes:
         assert scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8
-        assert sum(not instance.iscrowd for instance in scene.instances) <= 5
+        assert sum(not instance.iscrowd for instance in scene.instances) <= 3
         stacked = np.stack([instance.mask for instance in scene.instances])
         assert stacked.dtype == bool and stacked.sum(0).max() == 1, "a pixel shows one instance"
         for instance in scene.instances:
             if instance.look is not None:
                 whole = synthetic_shapes.outline_area(instance.look)
                 assert 0.5 * whole <= instance.mask.sum() <= 1.5 * whole
-                assert 20 <= instance.look.diameter <= 71
+                assert 40 <= instance.look.diameter <= 84
 
 
 def test_scenes_are_varied(scenes: list[Scene], objects: list[tuple[np.ndarray, Instance]]) -> None:
     """Classes are balanced, there are small and medium objects, occlusion, holes and crowds."""
     labels = np.array([instance.category_id for _, instance in objects])
     shares = np.array([(labels == category["id"]).mean() for category in CATEGORIES])
-    assert shares.sum() == pytest.approx(1) and shares.min() > 0.12 and shares.max() < 0.22
+    assert shares.sum() == pytest.approx(1) and shares.min() > 0.2 and shares.max() < 0.3
     areas = np.array([instance.mask.sum() for _, instance in objects])
     assert 0.2 < (areas > 32**2).mean() < 0.8
     counts = {len(scene.instances) for scene in scenes}
-    assert {1, 2, 3, 4, 5} <= counts
+    assert {1, 2, 3, 4} <= counts  # three objects and a crowd
     polygons = [synthetic_shapes.mask_polygons(instance.mask) for _, instance in objects]
     assert any(parts is None for parts in polygons), "no hole in any mask"
     assert any(parts is not None and len(parts) > 1 for parts in polygons), "none split in parts"
     assert 0.02 < np.mean([any(i.iscrowd for i in scene.instances) for scene in scenes]) < 0.12
+
+
+def test_unlabelled_images_are_object_centric() -> None:
+    """One object that fills most of an image of half the side, on a quiet background: an ImageNet to the scenes' COCO."""
+    for index in range(20):
+        scene = render_scene(SyntheticConfig(), "unlabeled2017", index)
+        assert scene.image.shape == (64, 64, 3)
+        (instance,) = scene.instances
+        assert 38 <= instance.look.diameter <= 64
 
 
 # --- what gives a class away, and what does not
@@ -142,10 +152,10 @@ def test_colour_tells_nothing(objects: list[tuple[np.ndarray, Instance]]) -> Non
         pixels = image[instance.mask].astype(np.float64)
         features.append([*pixels.mean(0), *pixels.std(0), pixels.mean(1).std()])
     features = np.array(features)
-    # About 740 objects are classified: four standard deviations of chance are 0.055 and 0.075.
-    assert nearest_mean_accuracy(features, labels) < 1 / 6 + 0.055
-    assert nearest_mean_accuracy(features, np.isin(labels, (1, 4, 8))) < 1 / 2 + 0.075
-    assert nearest_mean_accuracy(features, np.digitize(labels, (3, 6))) < 1 / 3 + 0.07
+    # About 480 objects are classified: four standard deviations of chance are 0.08 and 0.09.
+    assert nearest_mean_accuracy(features, labels) < 1 / 4 + 0.08
+    assert nearest_mean_accuracy(features, np.isin(labels, STRIPED)) < 1 / 2 + 0.09
+    assert nearest_mean_accuracy(features, np.isin(labels, DISCS)) < 1 / 2 + 0.09
 
 
 def test_drawing_parameters_tell_nothing(objects: list[tuple[np.ndarray, Instance]]) -> None:
@@ -157,14 +167,14 @@ def test_drawing_parameters_tell_nothing(objects: list[tuple[np.ndarray, Instanc
         turns = 2 * np.pi * np.array([look.orientation, 2 * look.orientation, look.rotation])
         linear = [look.period, look.gain, look.diameter, *look.phases, *look.shading]
         features.append([*np.cos(turns), *np.sin(turns), *linear, *look.mean, *np.abs(look.delta)])
-    assert nearest_mean_accuracy(np.array(features), labels) < 1 / 6 + 0.055
+    assert nearest_mean_accuracy(np.array(features), labels) < 1 / 4 + 0.08
 
 
 def test_gradient_strength_hardly_tells_the_texture(
     objects: list[tuple[np.ndarray, Instance]],
 ) -> None:
     """Contrast-normalised gradient energy, a texture measure without direction, is nearly blind."""
-    labels = np.isin([instance.category_id for _, instance in objects], (1, 4, 8))
+    labels = np.isin([instance.category_id for _, instance in objects], STRIPED)
     features = []
     for image, instance in objects:
         grey = image.astype(np.float64).mean(2)
@@ -185,14 +195,14 @@ def test_pattern_and_outline_tell_everything(objects: list[tuple[np.ndarray, Ins
     ]
     labels = np.array([instance.category_id for _, instance in whole])
     coherence = np.array([[orientation_coherence(image, i.mask)] for image, i in whole])
-    assert nearest_mean_accuracy(coherence, np.isin(labels, (1, 4, 8))) > 0.97
+    assert nearest_mean_accuracy(coherence, np.isin(labels, STRIPED)) > 0.97
     fill = []
     for _, instance in whole:
         points = np.argwhere(instance.mask)[:, None, ::-1].astype(np.int32)
         hull = cv2.contourArea(cv2.convexHull(points))
         _, radius = cv2.minEnclosingCircle(points)
         fill.append([instance.mask.sum() / hull, instance.mask.sum() / radius**2])
-    assert nearest_mean_accuracy(np.array(fill), np.digitize(labels, (3, 6))) > 0.97
+    assert nearest_mean_accuracy(np.array(fill), np.isin(labels, DISCS)) > 0.97
 
 
 def test_textures_have_the_same_values() -> None:
@@ -462,4 +472,4 @@ def test_other_sizes_scale_the_objects(size: int) -> None:
     scenes = [render_scene(SyntheticConfig(image_size=size), "val2017", i) for i in range(20)]
     shares = [i.look.diameter / size for s in scenes for i in s.instances if i.look is not None]
     assert scenes[0].image.shape == (size, size, 3)
-    assert 0.15 < min(shares) < 0.22 and 0.45 < max(shares) < 0.56
+    assert 0.31 < min(shares) < 0.4 and 0.55 < max(shares) < 0.66
