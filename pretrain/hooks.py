@@ -57,7 +57,7 @@ class UndecodableImagesHook(Hook):
 
 @HOOKS.register_module()
 class ProgressBarHook(Hook):
-    """A progress bar over the whole training on stderr, only on a terminal and in the first process."""
+    """Progress bars of training and evaluation on stderr, only on a terminal and in the first process."""
 
     priority = "VERY_LOW"
 
@@ -66,15 +66,30 @@ class ProgressBarHook(Hook):
 
     def before_train(self, runner) -> None:
         """Opens the bar at the iteration that a resumed run continues from."""
-        disable = None if runner.rank == 0 else True  # None: shown only where stderr is a terminal
-        self._bar = tqdm(total=runner.max_iters, initial=runner.iter, unit="it", file=sys.stderr, disable=disable)
+        self._open(runner, "training", runner.max_iters, runner.iter)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Advances the bar and shows the loss."""
         self._bar.update()
         if outputs and "loss" in outputs:
-            self._bar.set_postfix(loss=f"{float(outputs['loss']):.3f}")
+            self._bar.set_postfix(loss=f"{outputs['loss'].item():.3f}")
 
     def after_train(self, runner) -> None:
         """Closes the bar."""
         self._bar.close()
+
+    def before_val_epoch(self, runner) -> None:
+        """Opens a bar over the evaluation's batches."""
+        self._open(runner, "evaluation", len(runner.val_dataloader), 0)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Advances the bar."""
+        self._bar.update()
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+    def _open(self, runner, name: str, total: int, initial: int) -> None:
+        disable = None if runner.rank == 0 else True  # None: shown only where stderr is a terminal
+        self._bar = tqdm(desc=name, total=total, initial=initial, unit="it", file=sys.stderr, disable=disable)
