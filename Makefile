@@ -15,7 +15,7 @@ help:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 12) else \
 	  "error: CPython %d.%d; 3.10 to 3.12 is needed: make PYTHON=python3.11 .venv" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --progress-bar on --constraint constraints.txt --editable '.[dev]' || { rm -rf .venv; exit 1; }
 	@touch .venv
 
 demo: .venv

@@ -23,7 +23,7 @@ setup(
         "cityscapesscripts>=2.2.4,<3",
         "numpy>=1.26,<2.4",  # cityscapesscripts uses np.in1d, gone in 2.4
         "opencv-python>=4.9,<5",
-        "Pillow>=10,<14",
+        "Pillow>=10,<13",
         "tqdm>=4.66,<5",
     ],
     extras_require={"dev": ["pytest>=8,<10", "ruff>=0.6,<1"]},

@@ -78,11 +78,6 @@ class PretrainedEncoder(BaseModule):
         self._cache_key: bytes | None = None
         self.train()
 
-    @property
-    def out_channels(self) -> list[int]:
-        """Channels of the returned feature maps."""
-        return [self.encoder.block_channels[self.encoder.stages[name][1] - 1] for name in self.out_stages]
-
     def init_weights(self) -> None:
         """Nothing: weights are initialised and loaded at construction."""
 

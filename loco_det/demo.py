@@ -1,7 +1,7 @@
 """The whole line on the embedded default: pretrain, export, transfer to Mask R-CNN over the splits, AP table.
 
 Every step is the command that a user would type; this module only says in which order, keeps all cores busy and shows
-progress. What is finished is not done again.
+progress. The tools themselves see what is finished already, and whether it is of the same config and data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POLL_SECONDS = 2.0
 LOG_TAIL_LINES = 15
 
 
-class DemoError(ValueError):
+class DemoError(RuntimeError):
     """A step failed; the message holds its command, its log file and the log's end."""
 
 
@@ -62,6 +62,7 @@ def run_demo(work_dir: Path) -> str:
         DemoError: a step failed.
     """
     began = time.monotonic()
+    work_dir = work_dir.resolve()
     steps = demo_steps(work_dir)
     run_steps(steps, work_dir / "logs")
     detectors = [work_dir / step.name for step in steps if step.name.startswith("mask_rcnn")]
@@ -88,11 +89,11 @@ def demo_steps(work_dir: Path) -> list[Step]:
         last = folder / f"epoch_{epochs}.pth"
         steps.append(Step(
             f"pretrain_{rule}",
-            [] if backbone.exists() else [
+            [
                 [*tool, "tools/pretrain.py", config, "--work-dir", str(folder), "--resume"],
                 [*tool, "tools/export_backbone.py", str(last), str(backbone)],
             ],
-            lambda folder=folder, backbone=backbone, epochs=epochs: epochs if backbone.exists() else _epochs_done(folder),
+            lambda folder=folder: _epochs_done(folder),
             epochs,
         ))
     for method in ("random", *RULES):
@@ -146,7 +147,9 @@ def _run_step(step: Step, log: Path, environment: dict[str, str], stop: threadin
             while process.poll() is None:
                 if stop.wait(0.2):
                     process.terminate()
-            if process.returncode and not stop.is_set():
+            if stop.is_set():
+                return
+            if process.returncode:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
                 raise DemoError(f"{' '.join(command[2:])} failed with exit code {process.returncode}; {log} ends:\n{tail}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,18 +15,21 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
-from loco_det.datasets.annotations import category_names, derive, load_annotations, write_annotations
+from loco_det.datasets.annotations import category_names, derive, load_annotations
 from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split
 from loco_det.evaluation.results import METRICS, RESULTS_FILE, TASKS, PretrainedBackbone, RunResults, SplitResult
 from pretrain.checkpoints import load_into, read_backbone
 from pretrain.cli import note
-from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
+from pretrain.data.synthetic import ensure_configured
 from pretrain.encoders import build_encoder
-from pretrain.work_dir import claim_work_dir, write_json
+from pretrain.work_dir import check_work_dir, claim_work_dir, write_json
 
-SPLIT_RESULT = "result.json"
-RANDOM = "random"  # the method without a checkpoint
+RANDOM_INIT = "random"  # the method without a checkpoint
+REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
 
 
 @dataclass(frozen=True)
@@ -62,20 +67,25 @@ def run_experiment(config: Config, splits: Sequence[int] | None = None, resume: 
     """
     splits = check_splits(config, splits)
     check_inputs(config)
+    import_modules_from_strings([name for name in config.custom_imports.imports if name != REGISTRATION])
     pretrained = _pretrained_backbone(config)
     train_content, val_content = _load_annotations(config)
-    results = _begin_results(config, pretrained)
-    val_file = write_annotations(Path(config.work_dir) / "annotations_val.json", val_content)
-    todo = [index for index in splits if index not in results.splits]
+    classes = category_names(train_content)
+    identity = _identity(config, pretrained)
+    check_work_dir(config.work_dir, identity)
+    todo = [index for index in splits if not _result_file(config, index).exists()]
+    if todo:
+        _try_detector(config, classes)
+    sha256 = claim_work_dir(config.work_dir, identity)
+    val_file = Path(config.work_dir) / "annotations_val.json"
+    write_json(val_file, val_content)
     for index in todo:
         split = _make_split(config, train_content, index)
-        outcome = run_split(config, split, val_file, category_names(train_content), resume)
-        write_json(_split_dir(config, index) / SPLIT_RESULT, asdict(outcome))
-        results.splits[index] = outcome
-        results.write(Path(config.work_dir) / RESULTS_FILE)
+        outcome = run_split(config, split, val_file, classes, resume)
+        write_json(_result_file(config, index), asdict(outcome))
+        _gather_results(config, pretrained, sha256)
         note(f"split {index}: " + ", ".join(f"{task} AP {getattr(outcome, task)['AP']:.2f}" for task in TASKS))
-    results.write(Path(config.work_dir) / RESULTS_FILE)
-    return results
+    return _gather_results(config, pretrained, sha256)
 
 
 def use_data_root(config: Config, data_root: str) -> None:
@@ -90,7 +100,7 @@ def use_pretrained(config: Config, path: str) -> None:
     Raises:
         ValueError: the config is one of random initialisation.
     """
-    if config.pretrained.method == RANDOM:
+    if config.pretrained.method == RANDOM_INIT:
         raise ValueError(f"--pretrained {path}: this config starts from random weights; use another one, such as "
                          "configs/mask_rcnn_loco_*.py")
     config.pretrained.checkpoint = path
@@ -116,18 +126,19 @@ def check_inputs(config: Config) -> None:
     Raises:
         ValueError: names all that is missing, and where to get it.
     """
-    if "synthetic_data" in config:
-        options = dict(config.synthetic_data)
-        ensure_synthetic_dataset(Path(options.pop("root")), SyntheticConfig(**options))
+    ensure_configured(config)
     root = Path(config.data.root)
     wanted = [config.data.train_ann, config.data.train_images, config.data.val_ann, config.data.val_images]
     missing = [str(root / path) for path in wanted if not (root / path).exists()]
     problems = []
-    if config.get("launcher", "none") != "none" and not torch.cuda.is_available():
+    launcher = config.get("launcher", "none")
+    if launcher == "none" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        problems.append(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: add --launcher pytorch, or every process trains alone")
+    if launcher != "none" and not torch.cuda.is_available():
         problems.append(f"--launcher {config.launcher} needs CUDA, which this machine lacks; leave it out")
     if missing:
         problems.append(f"data not found: {', '.join(missing)}. {config.data.hint} (or pass --data-root DIR)")
-    if config.pretrained.method != RANDOM:
+    if config.pretrained.method != RANDOM_INIT:
         checkpoint = config.pretrained.get("checkpoint")
         if not checkpoint or not Path(checkpoint).is_file():
             problems.append(f"backbone not found: {checkpoint}. {config.pretrained.hint} (or pass --pretrained PATH)")
@@ -137,18 +148,12 @@ def check_inputs(config: Config) -> None:
 
 def run_split(config: Config, split: Split, val_file: Path, classes: Sequence[str], resume: bool) -> SplitResult:
     """Trains and evaluates one detector."""
-    from mmengine.runner import Runner
-
-    import loco_det.register  # noqa: F401  here, since mmdet takes seconds to import and bad input must not wait for it
-
+    importlib.import_module(REGISTRATION)
     began = time.monotonic()
     runner = Runner.from_cfg(split_config(config, split, val_file, classes, resume))
     runner.train()
-    metrics = runner.val()
-    points = {
-        task: {name: _none_if_nan(metrics[f"{task}_{name}"]) for name in METRICS}
-        for task in TASKS
-    }
+    metrics = runner.val_loop.run()  # not runner.val(), which may load a checkpoint over what was just trained
+    points = {task: {name: _none_if_nan(metrics[f"{task}_{name}"]) for name in METRICS} for task in TASKS}
     return SplitResult(
         **points,
         num_train_images=split.num_images,
@@ -162,38 +167,72 @@ def split_config(config: Config, split: Split, val_file: Path, classes: Sequence
     """The complete mmengine config of one split's run."""
     plain = copy.deepcopy(config.to_dict())
     root = Path(plain["data"]["root"]).resolve()
-    metainfo = dict(classes=tuple(classes))
     for key, ann_file, images in (
         ("train_dataloader", split.ann_file, plain["data"]["train_images"]),
         ("val_dataloader", val_file, plain["data"]["val_images"]),
     ):
         plain[key]["dataset"] |= dict(
-            metainfo=metainfo, ann_file=str(ann_file.resolve()), data_prefix=dict(img=str(root / images))
+            metainfo=dict(classes=tuple(classes)),
+            ann_file=str(ann_file.resolve()),
+            data_prefix=dict(img=str(root / images)),
         )
     plain["val_evaluator"] = dict(type="CocoAP", ann_file=str(val_file.resolve()))
-    backbone = plain["model"]["backbone"]
-    backbone["checkpoint"] = plain["pretrained"].get("checkpoint")
-    encoder = build_encoder(backbone["encoder"])
-    plain["model"]["neck"]["in_channels"] = [encoder.block_channels[end - 1] for _, end in encoder.stages.values()]
-    for head in ("bbox_head", "mask_head"):
-        plain["model"]["roi_head"][head]["num_classes"] = len(classes)
+    plain["model"] = detector_config(config, classes)
     plain["work_dir"] = str(_split_dir(config, split.index))
-    plain["experiment_name"] = f"{Path(plain['work_dir']).parent.name}_split{split.index}_{time.time_ns()}"
+    plain["experiment_name"] = f"{Path(config.work_dir).name}_split{split.index}_{time.time_ns()}"
     plain["randomness"] = dict(seed=split.seed)
-    plain["resume"] = resume
-    return Config(plain)
+    return Config(dict(plain, resume=resume, load_from=None))  # weights come from the backbone file alone
+
+
+def detector_config(config: Config, classes: Sequence[str]) -> dict[str, Any]:
+    """The detector with what the data, the encoder and the backbone file decide: classes, the neck's channels, weights."""
+    model = copy.deepcopy(config.model.to_dict())
+    backbone = model["backbone"]
+    backbone["checkpoint"] = None if config.pretrained.method == RANDOM_INIT else config.pretrained.checkpoint
+    encoder = build_encoder(backbone["encoder"])
+    stages = backbone.get("out_stages") or encoder.stages
+    model["neck"]["in_channels"] = [encoder.block_channels[encoder.stages[name][1] - 1] for name in stages]
+    for head in ("bbox_head", "mask_head"):
+        model["roi_head"][head]["num_classes"] = len(classes)
+    return model
+
+
+def _try_detector(config: Config, classes: Sequence[str]) -> None:
+    """Builds the detector once, so that options which do not fit are told before the work directory is claimed."""
+    importlib.import_module(REGISTRATION)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        MODELS.build(detector_config(config, classes))
 
 
 def _pretrained_backbone(config: Config) -> PretrainedBackbone | None:
-    """Reads and tries the backbone file, so that a wrong one fails now."""
-    if config.pretrained.method == RANDOM:
+    """Reads and tries the backbone file, so that a wrong one fails now.
+
+    Raises:
+        ValueError: the file does not fit the encoder, or was trained by another rule than the config's method.
+    """
+    method, path = config.pretrained.method, config.pretrained.get("checkpoint")
+    if method == RANDOM_INIT:
         return None
-    spec = config.model.backbone.encoder.to_dict()
-    backbone = read_backbone(config.pretrained.checkpoint)
-    load_into(build_encoder(spec), backbone, expected=spec)
+    spec = config.model.backbone.encoder
+    encoder = build_encoder(spec)
+    backbone = read_backbone(path)
+    load_into(encoder, backbone, expected=spec)
     rule = backbone.meta.get("rule")
     rule = rule.get("type") if isinstance(rule, dict) else rule
-    return PretrainedBackbone(str(config.pretrained.checkpoint), backbone.sha256, rule and str(rule), spec["type"])
+    if isinstance(rule, str) and rule != method:
+        raise ValueError(f"{path} was trained with {rule}, but the config's method is {method}; its results would be filed "
+                         f"under {method}: use configs/mask_rcnn_{rule}_*.py or set pretrained.method with --cfg-options")
+    name = spec if isinstance(spec, str) else spec["type"]
+    return PretrainedBackbone(str(path), backbone.sha256, None if rule is None else str(rule), name)
+
+
+def _identity(config: Config, pretrained: PretrainedBackbone | None) -> dict[str, Any]:
+    """What makes a run this one: the config, with data and backbone by what they are and not by how they are spelled."""
+    content = config.to_dict()
+    content["data"]["root"] = str(Path(config.data.root).resolve())
+    content["pretrained"] = dict(method=config.pretrained.method, sha256=pretrained and pretrained.sha256)
+    content["world_size"] = int(os.environ.get("WORLD_SIZE", 1))  # the configs' batch sizes are per process
+    return content
 
 
 def _load_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -213,22 +252,24 @@ def _load_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     return train, val
 
 
-def _begin_results(config: Config, pretrained: PretrainedBackbone | None) -> RunResults:
-    """Claims the work directory and gathers the splits that are finished there."""
-    content = config.to_dict()
-    content["pretrained"]["sha256"] = pretrained and pretrained.sha256
+def _gather_results(config: Config, pretrained: PretrainedBackbone | None, config_sha256: str) -> RunResults:
+    """Writes ``results.json`` from all splits finished by now, whichever process has run them."""
     results = RunResults(
         method=config.pretrained.method,
         dataset=config.protocol.dataset,
         config=config.config_file,
-        config_sha256=claim_work_dir(config.work_dir, content),
+        config_sha256=config_sha256,
         pretrained=pretrained,
         requested_splits=list(range(config.protocol.num_splits)),
     )
     for index in results.requested_splits:
-        file = _split_dir(config, index) / SPLIT_RESULT
+        file = _result_file(config, index)
         if file.exists():
-            results.splits[index] = SplitResult(**json.loads(file.read_text()))
+            try:
+                results.splits[index] = SplitResult(**json.loads(file.read_text()))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{file} is damaged ({error}); delete it to run split {index} again") from error
+    results.write(Path(config.work_dir) / RESULTS_FILE)
     return results
 
 
@@ -241,8 +282,13 @@ def _make_split(config: Config, content: dict[str, Any], index: int) -> Split:
         ids = select_image_ids(ids, protocol.split_size, seed)
     folder = _split_dir(config, index)
     write_split(folder / "image_ids.json", ids, seed)
-    ann_file = write_annotations(folder / "annotations_train.json", derive(content, ids))
+    ann_file = folder / "annotations_train.json"
+    write_json(ann_file, derive(content, ids))
     return Split(index, seed, ann_file, len(ids), image_ids_sha256(ids))
+
+
+def _result_file(config: Config, index: int) -> Path:
+    return _split_dir(config, index) / "result.json"
 
 
 def _split_dir(config: Config, index: int) -> Path:

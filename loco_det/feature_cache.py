@@ -43,13 +43,13 @@ class FeatureCache:
         Returns:
             Feature maps ``(B, C, h, w)`` on the device of ``x``.
         """
-        keys = [hashlib.blake2b(image.numpy().tobytes(), key=weights_key, digest_size=16).digest() for image in x.cpu()]
+        keys = [_key(image, weights_key) for image in x.cpu()]
         rows = {key: self._kept[key] for key in keys if key in self._kept}
         absent = {key: i for i, key in enumerate(keys) if key not in rows}
         if absent:
             computed = compute(x[list(absent.values())])
             for i, key in enumerate(absent):
-                rows[key] = tuple(level[i].cpu() for level in computed)
+                rows[key] = tuple(level[i].to("cpu", copy=True) for level in computed)  # a view would keep the whole batch
         for key, features in rows.items():
             self._keep(key, features)
         return tuple(torch.stack([rows[key][level] for key in keys]).to(x.device) for level in range(len(rows[keys[0]])))
@@ -62,6 +62,11 @@ class FeatureCache:
         while self.num_bytes > self.max_bytes:
             _, oldest = self._kept.popitem(last=False)
             self.num_bytes -= sum(level.nbytes for level in oldest)
+
+
+def _key(image: Tensor, weights_key: bytes) -> bytes:
+    shape = f"{tuple(image.shape)} {image.dtype}".encode()
+    return hashlib.blake2b(shape + image.numpy().tobytes(), key=weights_key, digest_size=16).digest()
 
 
 def weights_fingerprint(module: nn.Module, *options: str) -> bytes:

@@ -9,7 +9,6 @@ encoder key must match, only known extras (classifier, decoders) may be left ove
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pretrain.encoders import Encoder, build_encoder
 FORMAT = "loco-det-backbone"
 FORMAT_VERSION = 1
 RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.run.PretrainingRecordHook
+ENCODER_PREFIX = "encoder."
 KNOWN_EXTRAS = ("fc.", "decoders.", "head.")
 
 
@@ -63,13 +63,15 @@ def export_backbone(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
     """
     content = load_checkpoint(checkpoint)
     record = content.get(RECORD_KEY)
-    if not isinstance(record, Mapping):
+    if not isinstance(record, Mapping) or "encoder" not in record:
         raise CheckpointError(f"{checkpoint} is not a pretraining checkpoint (it has no {RECORD_KEY!r} record); "
                               "pass an epoch_*.pth that tools/pretrain.py wrote")
     backbone = read_backbone(checkpoint)
     load_into(build_encoder(record["encoder"]), backbone)  # proves that the keys are complete
     meta = {"format": FORMAT, "version": FORMAT_VERSION, **record}
     out = Path(out)
+    if out.is_dir():
+        raise CheckpointError(f"{out} is a folder; name the file to write, such as {out / 'backbone.pth'}")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     torch.save({"state_dict": backbone.state_dict, "meta": meta}, partial)
@@ -89,11 +91,20 @@ def read_backbone(path: str | Path) -> BackboneFile:
     if not isinstance(weights, Mapping) or not any(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} holds no weights; an exported backbone, a training checkpoint or a state dict "
                               "is needed")
-    if any(key.startswith("encoder.") for key in weights):
-        weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
-    kept = {key: value for key, value in weights.items() if not key.startswith(KNOWN_EXTRAS)}
-    meta = content.get("meta", {}) if content.get("meta", {}).get("format") == FORMAT else content.get(RECORD_KEY, {})
-    return BackboneFile(path, file_sha256(path), kept, dict(meta))
+    kept = {str(key): value for key, value in weights.items() if not str(key).startswith(KNOWN_EXTRAS)}
+    if any(key.startswith(ENCODER_PREFIX) for key in kept):
+        # what stands beside the encoder must not slip in under an encoder's name: it stays unexpected
+        kept = {key.removeprefix(ENCODER_PREFIX) if key.startswith(ENCODER_PREFIX) else f"<root>.{key}": value
+                for key, value in kept.items()}
+    return BackboneFile(path, file_sha256(path), kept, _record_of(content))
+
+
+def _record_of(content: Mapping) -> dict[str, Any]:
+    meta = content.get("meta")
+    if isinstance(meta, Mapping) and meta.get("format") == FORMAT:
+        return dict(meta)
+    record = content.get(RECORD_KEY)
+    return dict(record) if isinstance(record, Mapping) else {}
 
 
 def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping | None = None) -> None:
@@ -105,20 +116,24 @@ def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping 
         expected: the encoder's name or config, compared with the file's record where it has one.
 
     Raises:
-        CheckpointError: the file is of another encoder, or keys are missing, unexpected or of another shape (the first
-            five are named).
+        CheckpointError: the file is of another encoder, keys are missing, unexpected or of another shape (the first
+            five are named), or a weight is not finite. Counters of batch norm (``num_batches_tracked``), which files from
+            before torch 0.4.1 do not have, may be missing.
     """
     found = backbone.meta.get("encoder")
     if expected is not None and found is not None and _encoder_spec(found) != _encoder_spec(expected):
         raise CheckpointError(f"{backbone.path} holds the encoder {_spell(found)}, but {_spell(expected)} is needed; "
                               "pass a backbone of that encoder or change the config's encoder")
     own = encoder.state_dict()
-    given = backbone.state_dict
+    counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    given = {**counters, **backbone.state_dict}
     problems = {
         "missing": sorted(own.keys() - given.keys()),
         "unexpected": sorted(given.keys() - own.keys()),
-        "of another shape": sorted(k for k in own.keys() & given.keys() if own[k].shape != given[k].shape),
+        "of another shape": sorted(k for k in own.keys() & given.keys() if getattr(given[k], "shape", None) != own[k].shape),
     }
+    if not any(problems.values()):
+        problems["not finite"] = sorted(key for key, value in given.items() if not value.isfinite().all())
     told = [
         f"{len(keys)} {kind} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
         for kind, keys in problems.items() if keys
@@ -140,7 +155,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # broken pickles raise nearly anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from error
     if not isinstance(content, dict):
@@ -150,14 +165,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file as hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:  # CPython 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    for chunk in iter(lambda: file.read(1 << 20), b""):
-        digest.update(chunk)
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

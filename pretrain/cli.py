@@ -7,7 +7,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,15 +56,30 @@ def add_config_arguments(parser: argparse.ArgumentParser, data_root_help: str) -
     parser.add_argument("--data-root", metavar="DIR", help=data_root_help)
     parser.add_argument("--work-dir", metavar="DIR", help="where checkpoints and results go (default: below work_dirs/)")
     parser.add_argument("--resume", action="store_true", help="continue what the work directory holds unfinished")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="k=v", help="overrides of config values")
+    class Overrides(DictAction):
+        """mmengine's ``k=v`` pairs, with a message for what is none."""
+
+        def __call__(self, parser, namespace, values, option_string=None) -> None:
+            wrong = [value for value in values if "=" not in value]
+            if wrong:
+                parser.error(f"argument {option_string}: {wrong[0]!r} is not of the form key=value")
+            super().__call__(parser, namespace, values, option_string)
+
+    parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
 
 
-def load_config(path: str, args: argparse.Namespace, default_work_dir: str) -> Config:
+def load_config(path: str, args: argparse.Namespace, default_work_dir: str, needed_keys: Sequence[str]) -> Config:
     """Resolves a config file with the overrides of :func:`add_config_arguments`.
+
+    Args:
+        path: the config file.
+        args: parsed arguments.
+        default_work_dir: parent of the work directory where ``--work-dir`` is not given.
+        needed_keys: top-level keys without which it is a config of another kind.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it does not resolve.
+        ValueError: it does not resolve, or is of another kind.
     """
     from mmengine.config import Config
 
@@ -76,6 +91,10 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str) -> C
             config.merge_from_dict(args.cfg_options)
     except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:
         raise ValueError(f"config {path} does not resolve: {type(error).__name__}: {error}") from error
+    lacking = [key for key in needed_keys if key not in config]
+    if lacking:
+        raise ValueError(f"config {path} is not one for this tool: it lacks {', '.join(lacking)}; pretraining configs are "
+                         "configs/pretrain/*.py, detection configs configs/mask_rcnn_*.py")
     config.config_file = path
     config.work_dir = args.work_dir or f"{default_work_dir}/{Path(path).stem}"
     return config

@@ -71,7 +71,7 @@ class ProgressBarHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Advances the bar and shows the loss."""
         self._bar.update()
-        if outputs and "loss" in outputs:
+        if not self._bar.disable and outputs and "loss" in outputs:
             self._bar.set_postfix(loss=f"{outputs['loss'].item():.3f}")
 
     def after_train(self, runner) -> None:

@@ -76,6 +76,9 @@ class LocalContrastiveLearner(BaseModel):
             Log variables: ``loss`` (sum over units), and per unit ``loss_<unit>`` and ``accuracy_<unit>`` (contrastive
             accuracy, 0 to 1).
         """
+        if type(optim_wrapper) is not OptimWrapper or optim_wrapper._accumulative_counts != 1:
+            raise ValueError("the learner steps a plain OptimWrapper without accumulation: contrastive losses do not add up "
+                             "over smaller batches, and autocast is an option of the model")
         data = self.data_preprocessor(data, training=True)
         x = self.normalise(data["views"].transpose(0, 1).flatten(0, 1))  # (2N, 3, H, W), first views first
         accuracies: dict[str, Tensor] = {}

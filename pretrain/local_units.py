@@ -15,7 +15,7 @@ from dataclasses import dataclass
 Stages = Mapping[str, tuple[int, int]]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class LocalUnit:
     """Blocks ``[start, end)`` trained by one loss on the output of block ``end - 1``.
 
@@ -147,12 +147,13 @@ def _ends(stages: Stages) -> list[int]:
     return [end for _, end in stages.values()]
 
 
-def _units_from_ranges(ranges: Iterable) -> list[LocalUnit]:
+def _units_from_ranges(ranges: object) -> list[LocalUnit]:
+    if not isinstance(ranges, Iterable):
+        raise ValueError(f"learning rule {ranges!r} is neither a name nor a list of (start, end) block ranges")
     units = []
     for item in ranges:
-        try:
-            start, end = item
-            units.append(LocalUnit(int(start), int(end)))
-        except TypeError as error:
-            raise ValueError(f"local unit {item!r} is not a pair (start, end) of block indices") from error
+        pair = list(item) if isinstance(item, Iterable) else []
+        if len(pair) != 2 or not all(type(value) is int for value in pair):
+            raise ValueError(f"local unit {item!r} is not a pair (start, end) of block indices")
+        units.append(LocalUnit(*pair))
     return units

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.utils import import_modules_from_strings
 
 import pretrain.data.dataset
 import pretrain.hooks
 import pretrain.learner  # these three register what configs name
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.data.images import list_images
-from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
+from pretrain.data.synthetic import ensure_configured
 from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision
 
 
@@ -38,13 +40,17 @@ class PretrainingRecordHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """See :class:`mmengine.hooks.Hook`."""
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+        kept = list(runner.message_hub.runtime_info.get("keep_ckpt_ids", []))  # checkpoints to be deleted later
+        checkpoint["message_hub"] = {
+            "log_scalars": {}, "runtime_info": {"keep_ckpt_ids": kept}, "resumed_keys": {"keep_ckpt_ids": True}
+        }
         checkpoint[RECORD_KEY] = {**self.record, "epoch": checkpoint["meta"]["epoch"], "iter": checkpoint["meta"]["iter"]}
 
 
 def use_image_folder(config: Config, data_root: str) -> None:
     """Makes ``config`` pretrain on the images below ``data_root`` instead of those it names (in place)."""
     config.train_dataloader.dataset.data_root = data_root
+    config.train_dataloader.dataset.cache = False  # a folder of unknown size need not fit into memory
     config.pop("synthetic_data", None)
 
 
@@ -62,22 +68,38 @@ def pretrain(config: Config, resume: bool = False) -> Path:
         ValueError: the work directory holds a run of another config, or checkpoints of this one while ``resume`` is off;
             or the model, rule or data do not fit together. All before training starts.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but pretraining runs in one process only as yet; start "
+                         "it without torchrun")
     plain = config.to_dict()
+    import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
+    ensure_configured(plain)
+    dataset = plain["train_dataloader"]["dataset"]
+    dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
     work_dir = Path(config.work_dir)
     sha256 = check_work_dir(work_dir, plain)
-    last = find_latest_checkpoint(str(work_dir))
-    if last is not None:
-        if not resume:
-            raise ValueError(f"{work_dir} already holds {Path(last).name}; pass --resume to continue or choose another "
-                             "--work-dir")
-        load_checkpoint(last)  # a damaged file is named before anything is built
-    if "synthetic_data" in plain:
-        options = dict(plain["synthetic_data"])
-        ensure_synthetic_dataset(Path(options.pop("root")), SyntheticConfig(**options))
-    list_images(plain["train_dataloader"]["dataset"]["data_root"])  # the Runner builds the data only when it trains
+    _check_checkpoint_to_resume(work_dir, resume, sha256)
+    batch_size, num_images = plain["train_dataloader"]["batch_size"], len(list_images(dataset["data_root"]))
+    if num_images < batch_size:
+        raise ValueError(f"{dataset['data_root']} holds {num_images} images, fewer than a batch of {batch_size}; add images "
+                         "or lower train_dataloader.batch_size with --cfg-options")
     model = plain["model"]
     record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"])
     runner = Runner.from_cfg(Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record])))
+    assert runner.train_loop is not None  # builds the data set, which may refuse its options
     claim_work_dir(work_dir, plain)
     runner.train()
     return Path(find_latest_checkpoint(str(work_dir)))
+
+
+def _check_checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> None:
+    """Refuses to overwrite checkpoints, and to resume from a damaged one or one of another config."""
+    last = find_latest_checkpoint(str(work_dir))
+    if last is None:
+        return
+    if not resume:
+        raise ValueError(f"{work_dir} already holds {Path(last).name}; pass --resume to continue or choose another "
+                         "--work-dir")
+    record = load_checkpoint(last).get(RECORD_KEY, {})
+    if record.get("config_sha256") != config_sha256:
+        raise ValueError(f"{last} is of a run of a different config; choose another --work-dir")

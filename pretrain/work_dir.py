@@ -12,13 +12,22 @@ from typing import Any
 
 RECORD_NAME = "run.json"
 # How a run is carried out or spoken of, not what it computes: may change between a run and its continuation.
-EXECUTION_KEYS = frozenset({"work_dir", "resume", "launcher", "env_cfg", "config_file"})
+EXECUTION_KEYS = frozenset({
+    "work_dir", "resume", "launcher", "env_cfg", "config_file", "hint", "num_workers", "persistent_workers", "pin_memory",
+    "cache", "cache_mib", "log_processor",
+})
 
 
 def config_fingerprint(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """SHA-256 of what a config computes, and the plain data that it was taken of (execution keys left out)."""
-    plain = json.loads(json.dumps({k: v for k, v in config.items() if k not in EXECUTION_KEYS}, sort_keys=True, default=str))
+    plain = _without_execution_keys(json.loads(json.dumps(config, sort_keys=True, default=str)))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(), plain
+
+
+def _without_execution_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_execution_keys(child) for key, child in value.items() if key not in EXECUTION_KEYS}
+    return [_without_execution_keys(child) for child in value] if isinstance(value, list) else value
 
 
 def check_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:

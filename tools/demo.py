@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
+from pretrain.cli import command, note, tool_parser
 
 
 @command
@@ -20,9 +20,13 @@ def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("--work-dir", default="work_dirs/demo", metavar="DIR", help="where results go")
     args = parser.parse_args()
-    from loco_det.demo import run_demo
+    from loco_det.demo import DemoError, run_demo
 
-    return run_demo(Path(args.work_dir))
+    try:
+        return run_demo(Path(args.work_dir))
+    except DemoError as error:
+        note(str(error))  # several lines: the failed step's log
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pret
 
 from pretrain.cli import add_config_arguments, command, load_config, note, tool_parser
 
+NEEDED_KEYS = ("model", "train_dataloader", "max_epochs")
 DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 
 
@@ -28,7 +29,7 @@ def main() -> str:
     args = parser.parse_args()
     if args.config is None:
         note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")
-    config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain")
+    config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain", needed_keys=NEEDED_KEYS)
     from pretrain.run import pretrain, use_image_folder
 
     if args.data_root:

@@ -27,7 +27,8 @@ def main() -> str:
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started")
     add_config_arguments(parser, data_root_help="folder of the detection data set, instead of the config's")
     args = parser.parse_args()
-    config = load_config(args.config, args, default_work_dir="work_dirs")
+    needed = ("model", "data", "protocol", "pretrained")
+    config = load_config(args.config, args, default_work_dir="work_dirs", needed_keys=needed)
     from loco_det.experiment import RESULTS_FILE, run_experiment, use_data_root, use_pretrained
 
     config.launcher = args.launcher

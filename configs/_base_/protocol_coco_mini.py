@@ -1,5 +1,5 @@
 # Real images in the small: five splits of 200 of the 343 training images of a cut-out of COCO 2017, its 12 supercategories
-# (80 classes are too many), images of 256 x 320 pixels, backbone frozen.
+# (80 classes are too many), images resized into and padded to 320 x 320 pixels, backbone frozen.
 _base_ = ["./mask_rcnn_r18_small.py"]
 
 data = dict(
@@ -8,18 +8,21 @@ data = dict(
     hint="Any small cut-out of COCO 2017 in COCO's own layout will do: annotations/, train2017/, val2017/",
 )
 protocol = dict(dataset="coco_mini", num_splits=5, split_size=200, seed=0)
-iterations = 400
+iterations = 200
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_begin=1_000_000)
-resize = dict(type="Resize", scale=(320, 256), keep_ratio=True)
+resize = dict(type="Resize", scale=(320, 320), keep_ratio=True)
+pad = dict(type="Pad", size=(320, 320), pad_val=dict(img=(124, 116, 104)))  # a fixed size, so that features can be cached
 train_pipeline = [
     dict(type="LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     resize,
-    dict(type="PackDetInputs"),  # no random flip: the same pixels have the same, cached features
+    pad,
+    dict(type="PackDetInputs"),  # no random flip, for the same reason
 ]
 test_pipeline = [
     dict(type="LoadImage"),
     resize,
+    pad,
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -7,8 +7,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pretrain.work_dir import write_json
-
 REQUIRED_KEYS = {
     "images": ("id", "file_name", "width", "height"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd"),
@@ -85,12 +83,6 @@ def derive(
     return {**content, "images": images, "annotations": annotations, "categories": categories}
 
 
-def write_annotations(path: str | Path, content: dict[str, Any]) -> Path:
-    """Writes annotation content atomically."""
-    write_json(path, content)
-    return Path(path)
-
-
 def _check_section(ann_file: Path, content: dict[str, Any], section: str, keys: tuple[str, ...]) -> None:
     entries = content.get(section)
     if not isinstance(entries, list):
@@ -116,8 +108,7 @@ def _check_references(ann_file: Path, content: dict[str, Any]) -> None:
 def _check_images(ann_file: Path, content: dict[str, Any], image_dir: Path) -> None:
     if not image_dir.is_dir():
         raise AnnotationError(f"image folder {image_dir} does not exist ({ann_file} refers to it)")
-    present = {entry.relative_to(image_dir).as_posix() for entry in image_dir.rglob("*")}
-    absent = [image["file_name"] for image in content["images"] if image["file_name"] not in present]
+    absent = [image["file_name"] for image in content["images"] if not (image_dir / image["file_name"]).is_file()]
     if absent:
         raise AnnotationError(f"{len(absent)} of {len(content['images'])} images of {ann_file} are not in {image_dir}, "
                               f"{absent[0]} for one; complete the folder or fix the file")

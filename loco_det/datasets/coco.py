@@ -18,6 +18,10 @@ class LoadImage(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Adds ``img`` ``(H, W, 3)``, ``img_shape`` and ``ori_shape``."""
         image = np.asarray(decode_image(results["img_path"]))[:, :, ::-1]
+        annotated = (results.get("height"), results.get("width"))
+        if None not in annotated and annotated != image.shape[:2]:
+            raise ValueError(f"{results['img_path']} is {image.shape[1]} x {image.shape[0]} pixels (upright by its EXIF "
+                             f"data) but annotated as {annotated[1]} x {annotated[0]}; fix the image or its annotation")
         results["img"] = np.ascontiguousarray(image)
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
-from mmdet.registry import METRICS
+from mmdet.registry import METRICS as METRIC_REGISTRY
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six entries of COCOeval.stats
-IOU_TYPES = ("bbox", "segm")
+from loco_det.evaluation.results import METRICS, TASKS
 
 
 def coco_ap(
@@ -30,7 +29,7 @@ def coco_ap(
         iou_type: ``"bbox"`` or ``"segm"``.
 
     Returns:
-        :data:`AP_NAMES` -> points, 0 to 100; NaN where no object of that size exists.
+        ``METRICS`` -> points, 0 to 100; NaN where no object of that size exists.
     """
     if iou_type == "segm":
         # with boxes in the results pycocotools sorts objects into small, medium and large by the box's area
@@ -42,7 +41,7 @@ def coco_ap(
         evaluation.summarize()
     return {
         name: 100 * float(value) if value > -1 else math.nan
-        for name, value in zip(AP_NAMES, evaluation.stats[:6], strict=True)
+        for name, value in zip(METRICS, evaluation.stats[:6], strict=True)
     }
 
 
@@ -55,7 +54,7 @@ def _as_results(ground_truth: COCO, detections: list[dict[str, Any]]) -> COCO:
     return empty
 
 
-@METRICS.register_module()
+@METRIC_REGISTRY.register_module()
 class CocoAP(CocoMetric):
     """mmdet's COCO metric with :func:`coco_ap` at its end: unrounded, and 0 instead of an error without detections.
 
@@ -65,7 +64,7 @@ class CocoAP(CocoMetric):
     default_prefix = None
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(metric=list(IOU_TYPES), **kwargs)
+        super().__init__(metric=list(TASKS), **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """See :class:`mmdet.evaluation.CocoMetric`."""
@@ -74,7 +73,7 @@ class CocoAP(CocoMetric):
         metrics = {}
         with tempfile.TemporaryDirectory() as folder:
             files = self.results2json(predictions, f"{folder}/results")
-            for iou_type in IOU_TYPES:
+            for iou_type in TASKS:
                 with open(files[iou_type]) as file:
                     ap = coco_ap(self._coco_api, json.load(file), iou_type)
                 metrics |= {f"{iou_type}_{name}": np.float64(value) for name, value in ap.items()}

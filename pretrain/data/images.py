@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -14,7 +15,7 @@ class UndecodableImageError(ValueError):
 
 
 def list_images(root: str | Path) -> list[Path]:
-    """All image files below ``root``, in sorted order of their path relative to it.
+    """All image files below ``root``, links to folders followed, in sorted order of their path.
 
     Raises:
         ValueError: ``root`` is no directory or holds no image.
@@ -22,8 +23,8 @@ def list_images(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise ValueError(f"image folder {root} does not exist; pass the folder that holds the images with --data-root")
-    files = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    paths = sorted(files, key=lambda path: path.relative_to(root).as_posix())
+    files = (Path(folder) / name for folder, _, names in os.walk(root, followlinks=True) for name in names)
+    paths = sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda path: path.as_posix())
     if not paths:
         raise ValueError(f"image folder {root} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return paths

@@ -28,7 +28,7 @@ import platform
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ except ImportError:  # Windows: without the lock two processes may do the work t
     fcntl = None
 
 # Raise whenever a change alters a pixel or an annotation: sets of another version are not reused.
-VERSION = 1
+VERSION = 2
 
 # Folder name -> id of its first image. COCO's ids are unique across splits, so ours are too.
 SPLITS = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
@@ -324,6 +324,25 @@ def ensure_synthetic_dataset(root: Path | str, config: SyntheticConfig) -> Path:
         if not _is_present(target, config):  # another process may have written it while we waited
             _write_and_rename(target, config, prefix)
     return root
+
+
+def ensure_configured(config: MutableMapping) -> None:
+    """Makes the set that a run's config asks for by ``synthetic_data = dict(root=..., **options)``; nothing without it.
+
+    The generator's version is added to the config (in place), so that it is part of what identifies the run.
+
+    Raises:
+        ValueError: an option is unknown or out of range, or see :func:`ensure_synthetic_dataset`.
+    """
+    if "synthetic_data" not in config:
+        return
+    options = {key: value for key, value in config["synthetic_data"].items() if key not in ("root", "version")}
+    try:
+        synthetic = SyntheticConfig(**options)
+    except TypeError as error:
+        raise ValueError(f"options of synthetic_data do not fit: {error}") from error
+    ensure_synthetic_dataset(config["synthetic_data"]["root"], synthetic)
+    config["synthetic_data"]["version"] = VERSION
 
 
 def _is_present(root: Path, config: SyntheticConfig) -> bool:

@@ -87,6 +87,6 @@ def build_encoder(spec: str | Mapping) -> Encoder:
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known
         raise ValueError(f"unknown encoder {name!r}; nearest known names: {', '.join(near)}")
     try:
-        return ENCODERS.build(spec)
+        return ENCODERS.module_dict[spec.pop("type")](**spec)
     except TypeError as error:
         raise ValueError(f"arguments of encoder {name!r} do not fit: {error}") from error

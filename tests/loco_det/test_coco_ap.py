@@ -12,7 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import loco_det.register  # noqa: F401  isort: skip
-from loco_det.evaluation.coco_ap import AP_NAMES, coco_ap
+from loco_det.evaluation.coco_ap import coco_ap
+from loco_det.evaluation.results import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def perfect(ground_truth):
 def test_the_ground_truth_scores_100(ground_truth, iou_type):
     """Crowds are ignored, not missed; sizes that do not occur are NaN."""
     ap = coco_ap(ground_truth, perfect(ground_truth), iou_type)
-    assert list(ap) == list(AP_NAMES)
+    assert list(ap) == list(METRICS)
     assert ap["AP"] == pytest.approx(100)
     assert ap["AP50"] == pytest.approx(100)
     assert math.isnan(ap["APl"])

@@ -128,12 +128,35 @@ def test_undecodable_training_image_is_reported_and_skipped(synthetic_root, tmp_
 
 
 def test_missing_coco_says_what_to_put_where_within_seconds(run_tool):
-    """The owner's command on a machine without COCO."""
-    began = time.monotonic()
-    finished = run_tool("train_det", "configs/mask_rcnn_loco_coco10k.py")
-    assert_one_line_error(finished, "data/coco/annotations/instances_train2017.json", "data/coco/val2017", "cocodataset.org",
-                          "--data-root", "backbones/loco_resnet50_imagenet_100e.pth", "--pretrained")
-    assert time.monotonic() - began < 15  # 5 on an idle machine
+    """The owner's command on a machine without COCO: within 5 seconds (the better of three, for busy machines)."""
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        finished = run_tool("train_det", "configs/mask_rcnn_loco_coco10k.py")
+        seconds.append(time.monotonic() - began)
+        assert_one_line_error(finished, "data/coco/annotations/instances_train2017.json", "data/coco/val2017",
+                              "cocodataset.org", "--data-root", "backbones/loco_resnet50_imagenet_100e.pth", "--pretrained")
+        if seconds[-1] < 5:
+            break
+    assert min(seconds) < 5
+
+
+def test_a_backbone_of_another_rule_is_refused(synthetic_root, backbone, tmp_path, run_tool):
+    """Its results would be filed under the config's method."""
+    content = torch.load(backbone, weights_only=True)
+    content["meta"]["rule"] = dict(type="gim")
+    torch.save(content, tmp_path / "gim.pth")
+    finished = run_tool("train_det", LOCO, "--data-root", synthetic_root, "--pretrained", tmp_path / "gim.pth",
+                        "--work-dir", tmp_path / "w")
+    assert_one_line_error(finished, "was trained with gim", "method is loco")
+
+
+@pytest.mark.slow
+def test_bad_input_leaves_the_work_dir_free(synthetic_root, tmp_path, run_tool):
+    """An option that only the detector's construction refuses; the mended command is no 'different config'."""
+    arguments = ["train_det", RANDOM, "--data-root", synthetic_root, "--work-dir", tmp_path / "w", "--cfg-options", *SMALL]
+    assert_one_line_error(run_tool(*arguments, "model.backbone.frozen_stages=7"), "frozen_stages is 7")
+    assert not (tmp_path / "w" / "run.json").exists()
 
 
 def spoil_json(root):

@@ -31,6 +31,13 @@ def test_each_image_is_computed_once():
     assert calls == [2, 1, 1, 1]
 
 
+def test_equal_bytes_of_another_shape_are_another_image():
+    """A uniform landscape image is not a uniform portrait one."""
+    cache = FeatureCache(1 << 20)
+    for shape in ((1, 3, 4, 8), (1, 3, 8, 4)):
+        assert cache.forward(lambda x: (x,), torch.ones(shape), b"w")[0].shape == shape
+
+
 def test_memory_is_bounded():
     """The least recently used image goes."""
     calls, x = [], torch.randn(3, 3, 4, 4)

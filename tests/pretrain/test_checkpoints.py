@@ -85,7 +85,7 @@ def test_missing_and_unexpected_keys_are_listed(tmp_path, encoder):
         load_into(fresh, read_backbone(tmp_path / "w.pth"))
     text = str(error.value)
     assert str(tmp_path / "w.pth") in text
-    assert "18 missing (layer4.0.bn1.bias, layer4.0.bn1.num_batches_tracked, " in text
+    assert "15 missing (layer4.0.bn1.bias, layer4.0.bn1.running_mean, " in text
     assert "18 unexpected (other.layer4.0.bn1.bias" in text
     assert text.count("layer4.0") == 10
     assert "1 of another shape (conv1.weight)" in text
@@ -105,6 +105,40 @@ def test_truncated_foreign_and_absent_files_are_named(training_checkpoint, tmp_p
         with pytest.raises(CheckpointError, match=reason) as error:
             read_backbone(tmp_path / f"{name}.pth")
         assert f"{name}.pth" in str(error.value)
+
+
+def test_files_from_before_batch_counters_load(tmp_path, encoder):
+    """torchvision's resnet50-19c8e357.pth, the paper's supervised baseline, is one of them."""
+    weights = {key: value for key, value in encoder.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(weights, tmp_path / "old.pth")
+    other = build_encoder("resnet18")
+    load_into(other, read_backbone(tmp_path / "old.pth"))
+    assert torch.equal(other.conv1.weight, encoder.conv1.weight)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, encoder):
+    """A diverged pretraining must not become a detector with AP 0."""
+    weights = {key: value.clone() for key, value in encoder.state_dict().items()}
+    weights["layer1.0.conv1.weight"][0] = float("nan")
+    torch.save(weights, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=r"1 not finite \(layer1.0.conv1.weight\)"):
+        load_into(build_encoder("resnet18"), read_backbone(tmp_path / "nan.pth"))
+
+
+def test_encoder_weights_given_twice_are_refused(tmp_path, encoder):
+    """One of them would silently win."""
+    weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({**weights, "conv1.weight": weights["encoder.conv1.weight"] + 1}, tmp_path / "twice.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(<root>.conv1.weight\)"):
+        load_into(build_encoder("resnet18"), read_backbone(tmp_path / "twice.pth"))
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {"a": 1}}, {"meta": None, "state_dict": {}}, {1: 2}])
+def test_strange_contents_are_named(tmp_path, content):
+    """No traceback of ours, whatever the file holds."""
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match="odd.pth holds no weights"):
+        read_backbone(tmp_path / "odd.pth")
 
 
 def test_only_training_checkpoints_are_exported(tmp_path, encoder):

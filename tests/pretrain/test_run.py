@@ -106,11 +106,18 @@ def test_undecodable_images_are_reported_skipped_and_bounded(image_folder, tmp_p
         ([CONFIG, "--data-root", "no/such/folder"], ["no/such/folder does not exist", "--data-root"]),
         ([CONFIG, "--cfg-options", "model.rule.type=locco"], ["unknown learning rule 'locco'", "gim, loco, simclr"]),
         ([CONFIG, "--cfg-options", "model.rule=[(0,9)]"], ["[0,9) reaches past the encoder's end", "8 blocks"]),
+        ([CONFIG, "--cfg-options", "model.rule=5"], ["learning rule 5 is neither a name nor a list"]),
+        ([CONFIG, "--cfg-options", "train_dataloader.dataset.views.size=4"], ["view size is 4"]),
+        ([CONFIG], ["holds 8 images, fewer than a batch of 64"]),
+        (["configs/mask_rcnn_loco_demo.py"], ["is not one for this tool"]),
         ([CONFIG, "--cfg-options", "model.encoder.type=resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
     ],
 )
 def test_bad_input_is_one_line(arguments, parts, tmp_path, image_folder, run_tool):
     """Exit code 2 and one line that names the value and the mend."""
-    if "--cfg-options" in arguments:
+    if "--data-root" not in arguments:
         arguments = [arguments[0], "--data-root", image_folder, *arguments[1:]]
+    if "--cfg-options" in arguments and not any("batch_size" in str(argument) for argument in arguments):
+        arguments.append("train_dataloader.batch_size=4")
     assert_one_line_error(run_tool("pretrain", *arguments, "--work-dir", tmp_path / "w"), *parts)
+    assert not (tmp_path / "w" / "run.json").exists()  # the mended command may use the same directory

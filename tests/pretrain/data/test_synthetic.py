@@ -78,7 +78,7 @@ def test_pixels_and_masks_are_those_of_this_version() -> None:
         digest.update(scene.image.tobytes())
         for instance in scene.instances:
             digest.update(bytes([instance.category_id, instance.iscrowd]) + instance.mask.tobytes())
-    assert (synthetic.VERSION, digest.hexdigest()[:16]) == (1, "2f1e317af757b2fd")
+    assert (synthetic.VERSION, digest.hexdigest()[:16]) == (2, "2f1e317af757b2fd")
 
 
 def test_scene_depends_on_seed_split_and_index_alone() -> None:
