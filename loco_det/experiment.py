@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
@@ -201,7 +201,7 @@ def _try_detector(config: Config, classes: Sequence[str]) -> None:
     """Builds the detector once, so that options which do not fit are told before the work directory is claimed."""
     importlib.import_module(REGISTRATION)
     with DefaultScope.overwrite_default_scope("mmdet"):
-        MODELS.build(detector_config(config, classes))
+        MODELS.build(ConfigDict(detector_config(config, classes)))
 
 
 def _pretrained_backbone(config: Config) -> PretrainedBackbone | None:
