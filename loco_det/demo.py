@@ -136,8 +136,8 @@ def run_steps(steps: list[Step], log_dir: Path) -> None:
                 if future.exception():
                     stop.set()
                 future.result()
-            bar.n = sum(min(step.total, step.progress()) for step in steps)
-            bar.set_postfix_str(", ".join(sorted(step.name for step in running.values())))
+            bar.set_postfix_str(", ".join(sorted(step.name for step in running.values())), refresh=sys.stderr.isatty())
+            bar.update(sum(min(step.total, step.progress()) for step in steps) - bar.n)
 
 
 def _run_step(step: Step, log: Path, environment: dict[str, str], stop: threading.Event) -> None:

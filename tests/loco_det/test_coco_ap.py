@@ -14,6 +14,9 @@ from pycocotools.cocoeval import COCOeval
 import loco_det.register  # noqa: F401  isort: skip
 from loco_det.evaluation.coco_ap import coco_ap
 from loco_det.evaluation.results import METRICS
+from tests.conftest import ROOT
+
+COCO_MINI = ROOT / "data" / "coco_mini" / "annotations" / "instances_val2017.json"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,15 @@ def test_noisy_detections_score_what_pycocotools_says(ground_truth, iou_type):
     assert 0 < found["AP"] < 100
     for value, expected in zip(found.values(), reference.stats[:6], strict=True):
         assert (math.isnan(value) and expected == -1) or value == pytest.approx(100 * expected, abs=1e-12)
+
+
+@pytest.mark.skipif(not COCO_MINI.exists(), reason="data/coco_mini is not unpacked")
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_the_ground_truth_of_real_images_scores_100(iou_type):
+    """COCO's own polygons, RLE and crowd regions."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        real = COCO(str(COCO_MINI))
+    assert coco_ap(real, perfect(real), iou_type)["AP"] == pytest.approx(100)
 
 
 def test_no_detections_score_zero(ground_truth):
