@@ -3,14 +3,8 @@ _base_ = ["./pretrain_runtime.py"]
 
 max_epochs = 40
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type="KeyedSampler"),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type="TwoViewImages", data_root="data/coco_mini/train2017", cache=True, views=dict(size=64, min_scale=0.2)
+        data_root="data/coco_mini/train2017", cache=True, views=dict(size=64, min_scale=0.2)
     ),
 )
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=2e-3, weight_decay=1e-4))

@@ -4,14 +4,7 @@ _base_ = ["./pretrain_runtime.py"]
 max_epochs = 5
 synthetic_data = dict(root="data/synthetic")
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type="KeyedSampler"),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type="TwoViewImages",
         data_root="data/synthetic/unlabeled2017",
         cache=True,
         views=dict(size=40, min_scale=0.7, grayscale=0.5, blur=0.0),

@@ -1,4 +1,4 @@
-# What every pretraining run shares: mmengine's loop, logging and checkpoints.
+# What every pretraining run shares: mmengine's loop, logging and checkpoints, and how two-view batches are loaded.
 default_scope = "mmengine"
 custom_imports = dict(imports=["pretrain.run"])
 default_hooks = dict(
@@ -15,3 +15,12 @@ custom_hooks = [
 log_processor = dict(window_size=20)
 randomness = dict(seed=0)
 train_cfg = dict(type="EpochBasedTrainLoop")
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type="KeyedSampler"),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(type="TwoViewImages"),
+)
