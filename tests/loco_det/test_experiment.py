@@ -90,6 +90,24 @@ def test_finished_splits_are_not_run_again(finished, synthetic_root, backbone, r
 
 
 @pytest.mark.slow
+def test_a_begun_split_is_continued(synthetic_root, tmp_path, run_tool):
+    """With --resume, a split cut off after iteration 2 of 4 goes on from there and ends with a result."""
+    work_dir = tmp_path / "w"
+    arguments = ["train_det", RANDOM, "--data-root", synthetic_root, "--work-dir", work_dir, "--splits", 0, "--resume",
+                 "--cfg-options", *SMALL, "train_cfg.max_iters=4", "default_hooks.checkpoint.max_keep_ckpts=2"]
+    assert run_tool(*arguments).returncode == 0
+    split = work_dir / "split_0"
+    (split / "result.json").unlink()
+    (split / "iter_4.pth").unlink()
+    (split / "last_checkpoint").write_text(str(split / "iter_2.pth"))
+    again = run_tool(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "resumed epoch: 0, iter: 2" in again.stderr
+    assert (split / "iter_4.pth").exists()
+    assert list(RunResults.read(work_dir / "results.json").splits) == [0]
+
+
+@pytest.mark.slow
 def test_another_backbone_is_another_run(finished, synthetic_root, backbone, tmp_path, run_tool):
     """The hash of the file counts, not its name: results of two backbones are never mixed."""
     content = torch.load(backbone, weights_only=True)
