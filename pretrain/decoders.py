@@ -16,7 +16,7 @@ class Decoder(nn.Module):
 
     Args:
         encoder: the encoder whose kind of residual block the convolutional part uses.
-        in_channels: channels of the unit's output.
+        block: the unit's last block.
         conv_blocks: residual blocks before the pooling; 0 for SimCLR and GIM, 1 for LoCo in the main results.
         downsample: whether the first of these blocks halves the resolution (Table 4: "w/o ds" otherwise).
         mlp_layers: linear layers, >= 1; 2 in the main results.
@@ -30,7 +30,7 @@ class Decoder(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        in_channels: int,
+        block: int,
         conv_blocks: int = 0,
         downsample: bool = True,
         mlp_layers: int = 2,
@@ -41,8 +41,9 @@ class Decoder(nn.Module):
         if conv_blocks < 0 or mlp_layers < 1:
             raise ValueError(f"decoder has conv_blocks={conv_blocks} and mlp_layers={mlp_layers}; "
                              "at least 0 and 1 are needed")
+        in_channels = encoder.block_channels[block]
         strides = [2 if downsample and i == 0 else 1 for i in range(conv_blocks)]
-        self.convs = nn.Sequential(*(encoder.decoder_block(in_channels, stride) for stride in strides))
+        self.convs = nn.Sequential(*(encoder.decoder_block(block, stride) for stride in strides))
         self.pool = nn.AdaptiveAvgPool2d(1)
         hidden = hidden_channels or in_channels
         layers: list[nn.Module] = []

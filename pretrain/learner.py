@@ -55,8 +55,7 @@ class LocalContrastiveLearner(BaseModel):
         self.encoder = build_encoder(encoder)
         self.units = build_units(rule, self.encoder.stages, allow_untrained)
         self.unit_names = unit_names(self.units, self.encoder.stages)
-        channels = [self.encoder.block_channels[unit.end - 1] for unit in self.units]
-        self.decoders = torch.nn.ModuleList(Decoder(self.encoder, c, **(decoder or {})) for c in channels)
+        self.decoders = torch.nn.ModuleList(Decoder(self.encoder, u.end - 1, **(decoder or {})) for u in self.units)
         self.loss = NTXentLoss(temperature)
         self.autocast = autocast
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -43,8 +43,11 @@ class Encoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decoder_block(self, channels: int, stride: int) -> nn.Module:
-        """A fresh residual block of this encoder's kind, ``channels`` -> ``channels``, for the convolutional decoders."""
+    def decoder_block(self, index: int, stride: int) -> nn.Module:
+        """A fresh residual block of the kind of block ``index``, for a convolutional decoder on that block's output.
+
+        Its input and output have the channels of block ``index``; ``stride`` 2 halves the resolution.
+        """
 
     def run(self, x: Tensor, start: int, end: int) -> Tensor:
         """Runs blocks ``start`` to ``end - 1``.

@@ -42,8 +42,9 @@ class ResNetEncoder(Encoder):
             return nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool, residual)
         return nn.Sequential(residual)
 
-    def decoder_block(self, channels: int, stride: int) -> nn.Module:
+    def decoder_block(self, index: int, stride: int) -> nn.Module:
         """A BasicBlock or Bottleneck with torchvision's initialisation, and a projection on a downsampling shortcut."""
+        channels = self.block_channels[index]
         shortcut = None
         if stride != 1:
             shortcut = nn.Sequential(

@@ -55,7 +55,7 @@ def test_bad_encoders_are_refused(spec, message):
 ])
 def test_decoder_layers(options, linears, convs):
     """Bottleneck blocks (three convolutions, one more on a downsampling shortcut), pooling, MLP to 128-d."""
-    decoder = Decoder(build_encoder("resnet50"), 256, **options)
+    decoder = Decoder(build_encoder("resnet50"), 2, **options)
     count = {kind: sum(isinstance(m, kind) for m in decoder.modules()) for kind in (torch.nn.Linear, torch.nn.Conv2d)}
     assert count == {torch.nn.Linear: linears, torch.nn.Conv2d: convs}
     assert decoder(torch.randn(4, 256, 8, 8)).shape == (4, 128)
@@ -65,4 +65,4 @@ def test_decoder_layers(options, linears, convs):
 def test_bad_decoder_is_refused():
     """The offending values are in the message."""
     with pytest.raises(ValueError, match="mlp_layers=0"):
-        Decoder(build_encoder("resnet18"), 64, mlp_layers=0)
+        Decoder(build_encoder("resnet18"), 1, mlp_layers=0)

@@ -39,8 +39,7 @@ def images():
 
 def make_decoders(encoder, units):
     torch.manual_seed(2)
-    channels = [encoder.block_channels[unit.end - 1] for unit in units]
-    return nn.ModuleList(Decoder(encoder, c, conv_blocks=1, out_channels=16) for c in channels).double()
+    return nn.ModuleList(Decoder(encoder, u.end - 1, conv_blocks=1, out_channels=16) for u in units).double()
 
 
 def objectives_of(decoders):
