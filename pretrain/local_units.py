@@ -22,24 +22,36 @@ class LocalUnit:
     Attributes:
         start: first block that the loss reaches.
         end: one past the last block.
+        updates: half-open range of the blocks that the loss updates, where these are not all that it reaches: its gradient
+            passes through the others without changing them (LoCo, table 5, "Upper layer grad only").
 
     Raises:
-        ValueError: the range is empty or starts below 0.
+        ValueError: a range is empty, starts below 0, or updates blocks that the loss does not reach.
     """
 
     start: int
     end: int
+    updates: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
             raise ValueError(f"local unit [{self.start}, {self.end}) is no range of blocks; 0 <= start < end is needed")
+        if self.updates is not None:
+            first, last = self.updates
+            if not self.start <= first < last <= self.end:
+                raise ValueError(f"local unit [{self.start}, {self.end}) cannot update blocks [{first}, {last}): they must be "
+                                 "a non-empty part of what it reaches")
+            if self.updates == (self.start, self.end):
+                object.__setattr__(self, "updates", None)
 
     def __str__(self) -> str:
-        return f"[{self.start},{self.end})"
+        reach = f"[{self.start},{self.end})"
+        return reach if self.updates is None else f"{reach} updating [{self.updates[0]},{self.updates[1]})"
 
-    def covers(self, block: int) -> bool:
-        """Whether the unit's loss reaches ``block``."""
-        return self.start <= block < self.end
+    def trains(self, block: int) -> bool:
+        """Whether the unit's loss updates ``block``."""
+        first, last = self.updates or (self.start, self.end)
+        return first <= block < last
 
 
 def simclr_units(stages: Stages) -> list[LocalUnit]:
@@ -77,10 +89,44 @@ def loco_units(stages: Stages, window: int = 2, res2_loss: bool = True) -> list[
     return units if res2_loss else units[1:]
 
 
+def upper_gradient_units(stages: Stages) -> list[LocalUnit]:
+    """LoCo in which a shared stage is updated by the upper of its two losses alone (LoCo, table 5, "Upper layer grad only").
+
+    A loss passes through its own stage and updates the one below; the last one updates both of its stages. The first
+    stage's own loss would update nothing, so there is none.
+
+    Raises:
+        ValueError: the encoder has a single stage, so that no stage lies above another.
+    """
+    ranges = list(stages.values())
+    if len(ranges) < 2:
+        raise ValueError("upper_gradient needs an encoder of at least 2 stages; this one has 1")
+    units = [LocalUnit(start, end, updates=(start, middle)) for (start, middle), (_, end) in zip(ranges, ranges[1:], strict=False)]
+    return [*units[:-1], LocalUnit(units[-1].start, units[-1].end)]
+
+
+def sharing_units(stages: Stages, blocks: int) -> list[LocalUnit]:
+    """One unit a stage plus the first ``blocks`` blocks of the next (LoCo, section 5.5 and table 5, "Sharing n blocks").
+
+    Raises:
+        ValueError: ``blocks`` is below 1, or a stage has fewer blocks.
+    """
+    ranges = list(stages.items())
+    for name, (start, end) in ranges[1:]:
+        if not 1 <= blocks <= end - start:
+            raise ValueError(f"sharing {blocks} block(s) does not fit stage {name}, which has {end - start}; 1 to "
+                             f"{min(e - s for _, (s, e) in ranges[1:])} are possible")
+    return [
+        LocalUnit(start, end + (blocks if end < ranges[-1][1][1] else 0)) for _, (start, end) in ranges
+    ]
+
+
 RULES: dict[str, Callable[..., list[LocalUnit]]] = {
     "simclr": simclr_units,
     "gim": gim_units,
     "loco": loco_units,
+    "upper_gradient": upper_gradient_units,
+    "sharing": sharing_units,
 }
 
 
@@ -90,7 +136,7 @@ def build_units(rule: str | Mapping | Sequence, stages: Stages, allow_untrained:
     Args:
         rule: a name in :data:`RULES`, ``dict(type=name, ...)`` with the rule's options, or a list of ``(start, end)``.
         stages: the encoder's stages, name -> ``(start, end)``.
-        allow_untrained: whether blocks that no unit reaches may stay untrained.
+        allow_untrained: whether blocks that no unit updates may stay untrained.
 
     Returns:
         The units in ascending order of their ends, then starts.
@@ -127,9 +173,9 @@ def check_units(units: Sequence[LocalUnit], num_blocks: int, allow_untrained: bo
     repeated = [unit for unit in units if list(units).count(unit) > 1]
     if repeated:
         raise ValueError(f"local unit {repeated[0]} is given more than once")
-    untrained = [block for block in range(num_blocks) if not any(unit.covers(block) for unit in units)]
+    untrained = [block for block in range(num_blocks) if not any(unit.trains(block) for unit in units)]
     if untrained and not allow_untrained:
-        raise ValueError(f"no local unit reaches block(s) {', '.join(map(str, untrained))}; add a unit or set "
+        raise ValueError(f"no local unit updates block(s) {', '.join(map(str, untrained))}; add a unit or set "
                          "allow_untrained=True")
 
 
@@ -152,6 +198,9 @@ def _units_from_ranges(ranges: object) -> list[LocalUnit]:
         raise ValueError(f"learning rule {ranges!r} is neither a name nor a list of (start, end) block ranges")
     units = []
     for item in ranges:
+        if isinstance(item, LocalUnit):
+            units.append(item)
+            continue
         pair = list(item) if isinstance(item, Iterable) else []
         if len(pair) != 2 or not all(type(value) is int for value in pair):
             raise ValueError(f"local unit {item!r} is not a pair (start, end) of block indices")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import weakref
 
@@ -14,6 +15,7 @@ from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop, segment_ranges
 from pretrain.local_units import LocalUnit, build_units
 from pretrain.losses import NTXentLoss
+from pretrain.segments import RECOMPUTE, Segment
 
 RULES = {
     "simclr": "simclr",
@@ -23,6 +25,13 @@ RULES = {
     "window 3": dict(type="loco", window=3),
     "irregular": [(0, 1), (0, 5), (1, 5), (2, 3), (2, 8), (4, 6)],
     "nested": [(0, 8), (2, 4)],
+    "upper layer gradient only": "upper_gradient",
+    "sharing 1 block": dict(type="sharing", blocks=1),
+    "sharing 2 blocks": dict(type="sharing", blocks=2),
+    "window 4": dict(type="loco", window=4),
+    "partly updated": [
+        LocalUnit(0, 4, updates=(0, 2)), LocalUnit(0, 6), LocalUnit(1, 8, updates=(3, 5)), LocalUnit(2, 8, updates=(6, 8)),
+    ],
 }
 
 
@@ -56,21 +65,24 @@ def naive_gradients(encoder, units, decoders, images):
         with torch.no_grad():
             x = encoder.run(images, 0, unit.start)
         loss = objective(encoder.run(x, unit.start, unit.end))
-        loss.backward()
+        first, last = unit.updates or (unit.start, unit.end)
+        trained = [*encoder.parameters_of(first, last), *decoders.parameters()]
+        loss.backward(inputs=[p for p in trained if p.requires_grad])
         losses.append(loss.item())
         for name, buffer in encoder.named_buffers():  # the reference's repeated passes must not show
             buffer.copy_(buffers[name])
     return losses, {n: p.grad for n, p in [*encoder.named_parameters(), *decoders.named_parameters()]}
 
 
+@pytest.mark.parametrize("recompute", RECOMPUTE)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
-def test_gradients_equal_a_naive_reference(encoder, images, rule):
+def test_gradients_equal_a_naive_reference(encoder, images, rule, recompute):
     """Loss k reaches exactly the blocks of unit k and its decoder, with the true gradient, for every kind of unit list."""
     encoder = copy.deepcopy(encoder)
     units = build_units(rule, encoder.stages, allow_untrained=True)
     decoders = make_decoders(encoder, units)
     losses, expected = naive_gradients(encoder, units, decoders, images)
-    found = LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(decoders))
+    found = LocalBackprop(encoder, units, allow_untrained=True, recompute=recompute).step(images, objectives_of(decoders))
 
     assert [loss.item() for loss in found] == pytest.approx(losses, rel=1e-12)
     gradients = {n: p.grad for n, p in [*encoder.named_parameters(), *decoders.named_parameters()]}
@@ -82,46 +94,42 @@ def test_gradients_equal_a_naive_reference(encoder, images, rule):
             assert (gradients[name] - reference).abs().max() <= 1e-10 * scale, name
 
 
+@pytest.mark.parametrize("recompute", RECOMPUTE)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
-def test_running_statistics_are_updated_once(encoder, images, rule):
-    """However many units share a stage, batch norm sees the batch once."""
+def test_running_statistics_are_updated_once(encoder, images, rule, recompute):
+    """However many units share a stage, and however often it runs again, batch norm sees the batch once."""
     encoder, reference = copy.deepcopy(encoder), copy.deepcopy(encoder)
     units = build_units(rule, encoder.stages, allow_untrained=True)
-    LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(make_decoders(encoder, units)))
+    executor = LocalBackprop(encoder, units, allow_untrained=True, recompute=recompute)
+    executor.step(images, objectives_of(make_decoders(encoder, units)))
     reference.run(images, 0, reference.num_blocks)
     for (name, found), (_, expected) in zip(encoder.named_buffers(), reference.named_buffers(), strict=True):
         assert torch.equal(found, expected), name
 
 
-@pytest.mark.parametrize(("rule", "passes"), [("simclr", 1), ("gim", 1), ("loco", 2), (dict(type="loco", window=3), 2)])
+@pytest.mark.parametrize(("rule", "passes"), [
+    ("simclr", 1), ("gim", 1), ("loco", 2), (dict(type="loco", window=3), 2), (dict(type="loco", window=4), 1),
+    ("upper_gradient", 2), (dict(type="sharing", blocks=1), 2), (RULES["irregular"], 4), (RULES["partly updated"], 4),
+])
 def test_backward_passes_per_segment(encoder, images, rule, passes, monkeypatch):
-    """A segment sees one pass per distinct start among its units, and only one that computes weight gradients."""
+    """At most one pass a segment per distinct start (and updated range) of its units; only one computes weight gradients."""
     encoder = copy.deepcopy(encoder)
     units = build_units(rule, encoder.stages)
     decoders = make_decoders(encoder, units)
-    outputs: list[list[str]] = []
-    real_grad, real_backward = torch.autograd.grad, torch.autograd.backward
+    passes_of = collections.defaultdict(list)
+    real = Segment.backward
 
-    def count(kind, output):
-        outputs.append([kind, id(output.grad_fn)])
+    def backward(segment, grad, weights, to_input, keep):
+        passes_of[segment.start, segment.end].append("weights" if weights else "input")
+        return real(segment, grad, weights, to_input, keep)
 
-    def grad(output, *args, **kwargs):
-        count("input", output)
-        return real_grad(output, *args, **kwargs)
-
-    def backward(output, *args, **kwargs):
-        if isinstance(output, torch.Tensor) and output.ndim == 4:  # the decoders' backward starts at a scalar
-            count("weights", output)
-        return real_backward(output, *args, **kwargs)
-
-    monkeypatch.setattr(torch.autograd, "grad", grad)
-    monkeypatch.setattr(torch.autograd, "backward", backward)
+    monkeypatch.setattr(Segment, "backward", backward)
     LocalBackprop(encoder, units).step(images, objectives_of(decoders))
-    segments = segment_ranges(units)
-    assert sum(kind == "weights" for kind, _ in outputs) == len(segments)
-    starts = [len({u.start for u in units if u.start <= s < u.end}) for s, _ in segments]
-    assert len(outputs) == sum(starts)
-    assert max(starts) == passes
+    assert list(passes_of) and set(passes_of) == set(segment_ranges(units))
+    for (start, end), kinds in passes_of.items():
+        assert kinds.count("weights") == 1
+        assert len(kinds) <= len({(u.start, u.updates) for u in units if u.start <= start and end <= u.end})
+    assert max(map(len, passes_of.values())) == passes
 
 
 def test_activations_are_freed_when_no_unit_above_needs_them(encoder, images):

@@ -36,7 +36,7 @@ def test_rules_on_resnet50(rule, ranges):
         ([(3, 3)], r"\[3, 3\) is no range"),
         ([(0, 16), (0, 16)], "more than once"),
         ([5], "not a pair"),
-        ([(3, 16)], r"no local unit reaches block\(s\) 0, 1, 2"),
+        ([(3, 16)], r"no local unit updates block\(s\) 0, 1, 2"),
     ],
 )
 def test_bad_rules_are_refused(rule, message):
