@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pretrain.encoders import Encoder
 from pretrain.local_units import LocalUnit, check_units
-from pretrain.segments import GradientSource, Segment, check_recompute, segment_pieces
+from pretrain.norm_recompute import cheap_recompute
+from pretrain.segments import GradientSource, Segment, check_recompute
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -172,13 +173,12 @@ class LocalBackprop:
 
     def _forward(self, x: Tensor, start: int, end: int) -> _Stretch:
         covering = [d for d in self._descents if d.covers(start, end)]
-        segment = Segment(self.encoder, segment_pieces(start, end, self.recompute), self._autocast)
+        segment = Segment(self.encoder, start, end, self.recompute, self._autocast)
         segment.forward(
             x,
             with_graph=bool(covering),
             input_grad=any(d.start < start for d in covering),
             descent_follows=any(d.reach == end for d in covering),
-            recompute=self.recompute,
         )
         return _Stretch(segment, covering)
 
@@ -198,7 +198,7 @@ class LocalBackprop:
     def _decode(self, features: Tensor, objective: Objective, grad: list[Tensor]) -> Tensor:
         """A unit's loss; adds its gradient at the unit's output to ``grad``, and accumulates the decoder's own gradients."""
         boundary = features.detach().requires_grad_()
-        with self._autocast():
+        with self._autocast(), cheap_recompute() if self.recompute != "none" else nullcontext():
             loss = objective(boundary)
         roots = [loss]
         if grad:  # one backward pass for both, so that they add up in place
@@ -209,7 +209,7 @@ class LocalBackprop:
 
 
 def segment_ranges(units: Sequence[LocalUnit]) -> list[tuple[int, int]]:
-    """The encoder's blocks up to the highest unit's end, cut wherever a unit, or the range that it updates, starts or ends."""
+    """The encoder's blocks up to the highest unit's end, cut where a unit, or the range that it updates, starts or ends."""
     cuts = sorted({0, *(bound for u in units for bound in (u.start, u.end, *(u.updates or ())))})
     return list(zip(cuts[:-1], cuts[1:], strict=True))
 

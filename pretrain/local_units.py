@@ -39,8 +39,8 @@ class LocalUnit:
         if self.updates is not None:
             first, last = self.updates
             if not self.start <= first < last <= self.end:
-                raise ValueError(f"local unit [{self.start}, {self.end}) cannot update blocks [{first}, {last}): they must be "
-                                 "a non-empty part of what it reaches")
+                raise ValueError(f"local unit [{self.start}, {self.end}) cannot update blocks [{first}, {last}): they must "
+                                 "be a non-empty part of what it reaches")
             if self.updates == (self.start, self.end):
                 object.__setattr__(self, "updates", None)
 
@@ -101,8 +101,9 @@ def upper_gradient_units(stages: Stages) -> list[LocalUnit]:
     ranges = list(stages.values())
     if len(ranges) < 2:
         raise ValueError("upper_gradient needs an encoder of at least 2 stages; this one has 1")
-    units = [LocalUnit(start, end, updates=(start, middle)) for (start, middle), (_, end) in zip(ranges, ranges[1:], strict=False)]
-    return [*units[:-1], LocalUnit(units[-1].start, units[-1].end)]
+    pairs = list(zip(ranges, ranges[1:], strict=False))
+    lower = [LocalUnit(start, end, updates=(start, middle)) for (start, middle), (_, end) in pairs[:-1]]
+    return [*lower, LocalUnit(ranges[-2][0], ranges[-1][1])]
 
 
 def sharing_units(stages: Stages, blocks: int) -> list[LocalUnit]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.encoders import Encoder
+from pretrain.norm_recompute import cheap_recompute, keep
 
 RECOMPUTE = {
     "none": "every activation is kept until its last backward pass",
-    "entry": "the first block of a segment is run again for each backward pass after the first",
+    "norm": "normalisation, ReLU and residual sums are computed again, no convolution is",
     "stage": "a segment is run again for each backward pass that does not follow at once on its forward pass",
     "block": "like stage, one block at a time: of the others only the inputs are kept",
 }
@@ -27,13 +29,16 @@ def check_recompute(recompute: str) -> None:
         raise ValueError(f"unknown recompute mode {recompute!r}; known are {', '.join(RECOMPUTE)}{hint}")
 
 
-def segment_pieces(start: int, end: int, recompute: str) -> list[tuple[int, int]]:
-    """The ranges of blocks into which a recompute mode cuts the segment ``[start, end)``."""
-    if recompute == "block":
-        return [(i, i + 1) for i in range(start, end)]
-    if recompute == "entry" and end - start > 1:
-        return [(start, start + 1), (start + 1, end)]
-    return [(start, end)]
+def segment_pieces(
+    encoder: Encoder, start: int, end: int, recompute: str, autocast: Callable[[], AbstractContextManager] = nullcontext
+) -> list[Piece]:
+    """The pieces into which a recompute mode cuts the segment ``[start, end)``; the stem counts as a block of its own."""
+    if recompute != "block":
+        return [Piece(encoder, start, end, slice(None), autocast)]
+    pieces = [Piece(encoder, i, i + 1, slice(None), autocast) for i in range(start, end)]
+    if start == 0 and len(encoder.block(0)) > 1:
+        pieces[:1] = [Piece(encoder, 0, 1, part, autocast) for part in (slice(0, -1), slice(-1, None))]
+    return pieces
 
 
 class GradientSource(torch.autograd.Function):
@@ -53,31 +58,39 @@ class GradientSource(torch.autograd.Function):
 
 
 class Piece:
-    """Blocks ``[start, end)`` with one autograd graph, which can be dropped and built again.
+    """Layers of the encoder with one autograd graph, which can be dropped and built again.
 
     Args:
         encoder: the encoder.
         start: first block.
         end: one past the last block.
+        part: which of these blocks' layers.
         autocast: context of the forward pass.
     """
 
-    def __init__(self, encoder: Encoder, start: int, end: int, autocast: Callable[[], AbstractContextManager]) -> None:
-        self.encoder, self.start, self.end = encoder, start, end
+    def __init__(
+        self, encoder: Encoder, start: int, end: int, part: slice, autocast: Callable[[], AbstractContextManager]
+    ) -> None:
+        self.layers = nn.Sequential(*[layer for i in range(start, end) for layer in encoder.block(i)][part])
         self._autocast = autocast
         self.input: Tensor | None = None  # detached leaf (B, C, h, w)
+        self._source: Tensor | None = None  # what the input was detached from, the output of the piece below
+        self._output: weakref.ReferenceType[Tensor] | None = None  # alive as long as the piece above needs it
         self.keeps_graph = True  # between two backward passes
+        self.cheap = False  # whether the graph keeps recipes for what normalisation and ReLU made
         self._graph: Tensor | None = None  # the output with its graph
         self._random_state: Tensor | None = None
 
     def forward(self, x: Tensor, with_graph: bool, input_grad: bool) -> Tensor:
         """Runs the blocks; the result is detached."""
-        self.input = x.detach().requires_grad_(input_grad)
+        self._source, self.input = x, x.detach().requires_grad_(input_grad)
         self._random_state = torch.get_rng_state()
-        with torch.set_grad_enabled(with_graph), self._autocast():
-            output = self.encoder.run(self.input, self.start, self.end)
+        with torch.set_grad_enabled(with_graph):
+            output = self._run()
         self._graph = output if with_graph else None
-        return output.detach()
+        detached = output.detach()
+        self._output = weakref.ref(detached)
+        return detached
 
     def backward(self, grad: list[Tensor], weights: bool, to_input: bool, keep: bool) -> None:
         """Consumes the gradient at the output, and puts the one at the input in its place if that is wanted.
@@ -88,7 +101,7 @@ class Piece:
             to_input: whether the gradient at the input is wanted.
             keep: whether another backward pass will come.
         """
-        leaves = [p for p in self.encoder.parameters_of(self.start, self.end) if p.requires_grad] if weights else []
+        leaves = [p for p in self.layers.parameters() if p.requires_grad] if weights else []
         if to_input:
             leaves.append(self.input)
         if not leaves:
@@ -96,43 +109,60 @@ class Piece:
             return
         if self._graph is None:
             self._rebuild()
-        keep = keep and self.keeps_graph
+        keep_graph = keep and self.keeps_graph
         root = GradientSource.apply(self._graph, grad)
-        if not keep:
-            self._graph = None
-        torch.autograd.backward(root, inputs=leaves, retain_graph=keep)
+        if not keep_graph:
+            self._graph = None  # so that its activations are freed while the pass goes down
+        torch.autograd.backward(root, inputs=leaves, retain_graph=keep_graph)
         if to_input:
             grad.append(self.input.grad)
             self.input.grad = None
+        if not keep:
+            self.release()
 
     def release(self) -> None:
         """Forgets everything of this step."""
-        self.input = self._graph = None
+        self.input = self._source = self._graph = None
 
     def _rebuild(self) -> None:
-        blocks = [self.encoder.block(i) for i in range(self.start, self.end)]
-        with frozen_statistics(blocks), torch.random.fork_rng(devices=[]), self._autocast():
+        with frozen_statistics(self.layers), torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._random_state)  # dropout must drop the same
-            self._graph = self.encoder.run(self.input, self.start, self.end)
+            self._graph = self._run()
+
+    def _run(self) -> Tensor:
+        with self._autocast():
+            if not (self.cheap and torch.is_grad_enabled()):
+                return self.layers(self.input)
+            with cheap_recompute():
+                output = self.layers(self.input)
+            keep(output, alive=self._output() if self._output is not None else None)
+            return output
 
 
 class Segment:
-    """The pieces of a stretch of blocks that the same units cover.
+    """A stretch of blocks that the same units cover.
 
     Args:
         encoder: the encoder.
-        pieces: their ranges of blocks, ascending and without gaps.
+        start: first block.
+        end: one past the last block.
+        recompute: the mode, see :data:`RECOMPUTE`.
         autocast: context of the forward pass.
     """
 
     def __init__(
-        self, encoder: Encoder, pieces: Sequence[tuple[int, int]], autocast: Callable[[], AbstractContextManager]
+        self,
+        encoder: Encoder,
+        start: int,
+        end: int,
+        recompute: str = "none",
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        self.pieces = [Piece(encoder, start, end, autocast) for start, end in pieces]
-        self.start, self.end = pieces[0][0], pieces[-1][1]
+        self.start, self.end, self.recompute = start, end, recompute
+        self.pieces = segment_pieces(encoder, start, end, recompute, autocast)
         self.output: Tensor | None = None  # detached
 
-    def forward(self, x: Tensor, with_graph: bool, input_grad: bool, descent_follows: bool, recompute: str) -> None:
+    def forward(self, x: Tensor, with_graph: bool, input_grad: bool, descent_follows: bool) -> None:
         """Runs forward.
 
         Args:
@@ -140,17 +170,19 @@ class Segment:
             with_graph: whether any backward pass will come.
             input_grad: whether one of them wants the gradient at the segment's input.
             descent_follows: whether the first of them comes at once; then the topmost graph need not be built twice.
-            recompute: the mode, see :data:`RECOMPUTE`.
         """
         for piece in self.pieces:
             top = piece is self.pieces[-1]
-            build = recompute in ("none", "entry") or (descent_follows and top)
-            piece.keeps_graph = recompute == "none" or (recompute == "entry" and top)
+            piece.keeps_graph = self.recompute in ("none", "norm")
+            piece.cheap = self.recompute != "none"
+            build = piece.keeps_graph or (descent_follows and top)
             x = piece.forward(x, with_graph and build, input_grad or piece is not self.pieces[0])
         self.output = x
 
     def backward(self, grad: list[Tensor], weights: bool, to_input: bool, keep: bool) -> None:
         """See :meth:`Piece.backward`; here for the segment as a whole."""
+        if not keep:
+            self.output = None
         for piece in reversed(self.pieces):
             piece.backward(grad, weights, to_input or piece is not self.pieces[0], keep)
 
@@ -162,14 +194,14 @@ class Segment:
 
 
 @contextmanager
-def frozen_statistics(modules: Sequence[nn.Module]) -> Iterator[None]:
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norms normalise with the batch's statistics as always, but leave their running statistics alone."""
-    norms = [m for module in modules for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     tracking = [m for m in norms if m.training and m.track_running_stats]
     try:
-        for module in tracking:
-            module.track_running_stats = False
+        for norm in tracking:
+            norm.track_running_stats = False
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for norm in tracking:
+            norm.track_running_stats = True

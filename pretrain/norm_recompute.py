@@ -1,0 +1,177 @@
+"""Activations that normalisation, ReLU and residual sums can give back are computed again instead of kept.
+
+A residual network keeps two maps a convolution for its backward pass: the convolution's output (for the batch norm behind
+it) and the activation made of that (for the next convolution and for the ReLU). The second follows from the first by
+elementwise operations alone. Inside :func:`cheap_recompute` it is therefore not saved; a recipe is, which makes it anew
+when a backward pass asks. Unlike selective checkpointing this allows any number of backward passes through one graph, and
+no convolution runs twice. Networks whose activations are made in place by batch norm, ReLU and sums profit (ResNet and its
+kin); everything else is saved as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a batch norm did: ``x * scale + shift``, with the batch's statistics.
+
+    Attributes:
+        x: its input ``(B, C, ...)``, which autograd keeps anyway.
+        mean: ``(C,)``.
+        inverse_std: ``(C,)``.
+        weight: ``(C,)`` or None.
+        bias: ``(C,)`` or None.
+    """
+
+    x: Tensor
+    mean: Tensor
+    inverse_std: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def onto(self, addend: Tensor | None, owned: bool) -> Tensor:
+        """The output, plus ``addend``; in the addend's memory where that is owned."""
+        shape = (-1, *[1] * (self.x.dim() - 2))
+        scale = self.inverse_std if self.weight is None else self.weight * self.inverse_std
+        shift = -self.mean * scale if self.bias is None else self.bias - self.mean * scale
+        if addend is None:
+            return torch.addcmul(shift.view(shape), self.x, scale.view(shape))
+        out = addend.addcmul_(self.x, scale.view(shape)) if owned else torch.addcmul(addend, self.x, scale.view(shape))
+        return out.add_(shift.view(shape))
+
+
+class Recipe:
+    """How to make an activation anew: a batch norm, perhaps a residual sum, perhaps a ReLU.
+
+    Args:
+        norm: the batch norm.
+        like: the activation; only its geometry and type are noted.
+        version: the version of the activation's memory that the recipe describes.
+        addend: what was added, as a recipe where it has one.
+        relu: whether a ReLU came last.
+    """
+
+    def __init__(
+        self, norm: Normalisation, like: Tensor, version: int, addend: Tensor | Recipe | None = None, relu: bool = False
+    ) -> None:
+        self.norm, self.version, self.addend, self.relu = norm, version, addend, relu
+        self.geometry = (like.shape, like.stride(), like.storage_offset(), like.dtype)
+        self.kept: Tensor | None = None  # the activation itself, where something else keeps it alive anyway
+        self._uses = 0  # autograd nodes that saved it; each asks once in a backward pass
+        self._asked = 0
+        self._made: Tensor | None = None
+
+    def describes(self, tensor: Tensor) -> bool:
+        """Whether the tensor, which shares the activation's memory, is that activation."""
+        geometry = (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype)
+        return geometry == self.geometry and tensor._version == self.version
+
+    def save(self) -> Recipe:
+        """Counts one more node that will ask."""
+        self._uses += 1
+        return self
+
+    def serve(self) -> Tensor:
+        """The activation for a node that saved it; made for the first that asks, forgotten after the last."""
+        value = self._made = self._known() if self._known() is not None else self._make()
+        self._asked += 1
+        if self._asked % self._uses == 0:
+            self._made = None
+        return value
+
+    def _known(self) -> Tensor | None:
+        return self.kept if self.kept is not None else self._made
+
+    @torch.no_grad()
+    def _make(self) -> Tensor:
+        addend, owned = self.addend, False
+        if isinstance(addend, Recipe):
+            known = addend._known()
+            addend, owned = (known, False) if known is not None else (addend._make(), True)
+        out = self.norm.onto(addend, owned)
+        if self.relu:
+            out = out.relu_()
+        return out.to(self.geometry[-1])
+
+
+class _RecordRecipes(TorchFunctionMode):
+    """Notes on the memory of every activation how it came about."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            out = func(*args, **kwargs)
+            norm = _normalisation(out, *args, **kwargs)
+            if norm is not None:
+                out.untyped_storage().recipe = Recipe(norm, out, out._version)
+            return out
+        if args and isinstance(args[0], Tensor) and (recipe := recipe_of(args[0])) is not None:
+            after = _after(recipe, func, args, kwargs)
+            if after is not None:  # noted before it runs, because autograd saves the result on the way
+                args[0].untyped_storage().recipe = after
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def cheap_recompute() -> Iterator[None]:
+    """Graphs built inside keep recipes instead of the activations that these can give back."""
+    with _RecordRecipes(), torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
+        yield
+
+
+def keep(output: Tensor, alive: Tensor | None = None) -> None:
+    """Ends recording at an activation that stays alive anyway, such as the output of a stage: it is not made again.
+
+    Args:
+        output: the activation.
+        alive: the same values in memory that something else keeps, from an earlier forward pass; the output's own if None.
+    """
+    recipe = recipe_of(output)
+    if recipe is not None:
+        del output.untyped_storage().recipe
+        recipe.kept = output.detach() if alive is None else alive
+
+
+def recipe_of(tensor: Tensor) -> Recipe | None:
+    """The recipe of an activation, if there is one and it still holds."""
+    recipe = getattr(tensor.untyped_storage(), "recipe", None)  # lives and dies with the memory, whoever holds that
+    return recipe if recipe is not None and recipe.describes(tensor) else None
+
+
+def _pack(tensor: Tensor) -> Tensor | Recipe:
+    recipe = recipe_of(tensor)
+    return tensor if recipe is None else recipe.save()
+
+
+def _unpack(saved: Tensor | Recipe) -> Tensor:
+    return saved.serve() if isinstance(saved, Recipe) else saved
+
+
+def _normalisation(
+    out: Tensor, x: Tensor, running_mean, running_var, weight=None, bias=None, *_, **__
+) -> Normalisation | None:
+    """What a batch norm in train mode did; autograd has saved the statistics."""
+    mean, inverse_std = (getattr(out.grad_fn, f"_saved_result{i}", None) for i in (1, 2))
+    if mean is None or inverse_std is None or mean.shape != (x.shape[1],):  # in eval mode, or no graph
+        return None
+    return Normalisation(x.detach(), mean, inverse_std, weight, bias)
+
+
+def _after(recipe: Recipe, func, args: tuple, kwargs: dict) -> Recipe | None:
+    """The recipe after one more operation in place; None for every operation that is not a sum or a ReLU at its time."""
+    like, version = args[0], recipe.version + 1
+    if func is torch.relu_ or func is Tensor.relu_ or (func is F.relu and (kwargs.get("inplace") or True in args[1:])):
+        return Recipe(recipe.norm, like, version, recipe.addend, relu=True)
+    is_sum = func in (Tensor.add_, Tensor.__iadd__) and len(args) == 2 and isinstance(args[1], Tensor) and not kwargs
+    if not is_sum or recipe.addend is not None or recipe.relu or args[1].shape != like.shape:
+        return None
+    return Recipe(recipe.norm, like, version, recipe_of(args[1]) or args[1].detach())
