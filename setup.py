@@ -21,6 +21,7 @@ setup(
         "onedl-mmdetection>=3.5.1,<3.6",
         "pycocotools>=2.0.8,<3",
         "cityscapesscripts>=2.2.4,<3",
+        "timm>=1.0.9,<2",
         "numpy>=1.26,<2.4",  # cityscapesscripts uses np.in1d, gone in 2.4
         "opencv-python>=4.9,<5",
         "Pillow>=10,<13",

@@ -64,7 +64,7 @@ class PretrainedEncoder(BaseModule):
             backbone = read_backbone(checkpoint)
             load_into(built, backbone, expected=encoder)
             print_log(f"backbone loaded from {checkpoint}, SHA-256 {backbone.sha256}", logger="current")
-        self.encoder = nn.SyncBatchNorm.convert_sync_batchnorm(built) if sync_bn else built
+        self.encoder = built.convert_sync_batchnorm() if sync_bn else built
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.frozen_end = 0 if frozen_stages == 0 else built.stages[self.stage_names[frozen_stages - 1]][1]

@@ -17,30 +17,34 @@ class Encoder(nn.Module, ABC):
 
     Block ``i + 1`` takes the output of block ``i`` and nothing else, so the encoder can be cut between any two blocks. The
     stem belongs to block 0. Subclasses register their layers under whatever names their weights are exchanged by and say
-    through :meth:`block` which of them make up a block.
+    in ``block_layers`` which of them make up a block.
 
     Attributes:
         stages: name of a stage -> ``(start, end)``, the half-open range of its blocks, in order and without gaps.
+        block_layers: paths of every block's layers (as for ``get_submodule``), in the order in which they run; every
+            parameter belongs to exactly one block.
         block_channels: output channels of every block.
-        block_strides: total stride of every block's output with respect to the image.
+        block_strides: total stride of every block's output with respect to the image, where need be a fraction.
     """
 
     stages: dict[str, tuple[int, int]]
+    block_layers: tuple[tuple[str, ...], ...]
     block_channels: tuple[int, ...]
-    block_strides: tuple[int, ...]
+    block_strides: tuple[float, ...]
 
     @property
     def num_blocks(self) -> int:
         """The number of blocks."""
         return len(self.block_channels)
 
-    @abstractmethod
     def block(self, index: int) -> nn.Sequential:
         """Block ``index`` as a module over the registered layers.
 
-        It is made anew at each call and never registered: a replaced layer (SyncBN conversion, say) is picked up, and the
-        state dict keeps the subclass's own names.
+        Block 0 is the stem's layers followed by the first residual block as the last child. It is made anew at each call
+        and never registered: a replaced layer (SyncBN conversion, say) is picked up, and the state dict keeps the
+        subclass's own names.
         """
+        return nn.Sequential(*(self.get_submodule(path) for path in self.block_layers[index]))
 
     @abstractmethod
     def decoder_block(self, index: int, stride: int) -> nn.Module:
@@ -48,6 +52,10 @@ class Encoder(nn.Module, ABC):
 
         Its input and output have the channels of block ``index``; ``stride`` 2 halves the resolution.
         """
+
+    def convert_sync_batchnorm(self) -> Encoder:
+        """Replaces every batch norm by one synchronised across processes, in place, and returns the encoder."""
+        return nn.SyncBatchNorm.convert_sync_batchnorm(self)
 
     def run(self, x: Tensor, start: int, end: int) -> Tensor:
         """Runs blocks ``start`` to ``end - 1``.

@@ -6,64 +6,80 @@ from torch import nn
 from torchvision.models import resnet as tv_resnet
 
 from pretrain.encoders.base import ENCODERS, Encoder
+from pretrain.encoders.layers import init_like_resnet, projection
+
+# Stem -> kernel, stride and padding of conv1 without a max-pool after it (second paper, appendix, "Architecture details").
+# "stl" changes nothing but the kernel of the standard conv1, so stride 2 and padding 3 stay: 224 px give maps of 113 px.
+SMALL_IMAGE_STEMS = {"stl": (5, 2, 3), "small": (3, 1, 1)}
 
 
 class ResNetEncoder(Encoder):
     """A torchvision ResNet seen as blocks: the state dict is torchvision's without ``fc.*``.
 
-    Block 0 is the stem (conv1, bn1, ReLU, max-pool) with the first residual block; every further residual block is a block
-    of its own. ResNet-50 has 16 blocks in the stages res2=[0,3), res3=[3,7), res4=[7,13), res5=[13,16).
+    Block 0 is the stem (conv1, bn1, ReLU and, in the ImageNet stem, max-pool) with the first residual block; every further
+    residual block is a block of its own. ResNet-50 has 16 blocks in the stages res2=[0,3), res3=[3,7), res4=[7,13),
+    res5=[13,16).
 
     Args:
         block: torchvision's ``BasicBlock`` or ``Bottleneck``.
         layers: number of residual blocks in each of the four stages.
+        stem: ``"imagenet"`` (torchvision's), or one without max-pool for small images: ``"stl"`` (5x5 convolution with
+            stride 2) for images about 100 px wide, ``"small"`` (3x3 convolution) for those about 32 px wide.
+
+    Raises:
+        ValueError: no stem has that name.
     """
 
-    def __init__(self, block: type[tv_resnet.BasicBlock | tv_resnet.Bottleneck], layers: list[int]) -> None:
+    def __init__(
+        self, block: type[tv_resnet.BasicBlock | tv_resnet.Bottleneck], layers: list[int], stem: str = "imagenet"
+    ) -> None:
+        if stem != "imagenet" and stem not in SMALL_IMAGE_STEMS:
+            raise ValueError(f"unknown stem {stem!r}; known stems: imagenet, {', '.join(SMALL_IMAGE_STEMS)}")
         super().__init__()
         source = tv_resnet.ResNet(block, layers)
-        self.conv1, self.bn1, self.relu, self.maxpool = source.conv1, source.bn1, source.relu, source.maxpool
+        self.conv1, self.bn1, self.relu = source.conv1, source.bn1, source.relu
+        stem_layers, stride = ["conv1", "bn1", "relu"], 4
+        if stem == "imagenet":
+            self.maxpool = source.maxpool
+            stem_layers.append("maxpool")
+        else:
+            kernel_size, stride, padding = SMALL_IMAGE_STEMS[stem]
+            self.conv1 = nn.Conv2d(3, self.bn1.num_features, kernel_size, stride, padding, bias=False)
+            init_like_resnet(self.conv1)
         self._residual_block = block
-        self._positions: list[tuple[str, int]] = []
-        stages, channels, strides = {}, [], []
+        self.stages, paths, channels, strides = {}, [], [], []
         for stage, depth in enumerate(layers):
-            setattr(self, f"layer{stage + 1}", getattr(source, f"layer{stage + 1}"))
-            stages[f"res{stage + 2}"] = (len(self._positions), len(self._positions) + depth)
-            self._positions += [(f"layer{stage + 1}", i) for i in range(depth)]
+            name = f"layer{stage + 1}"
+            setattr(self, name, getattr(source, name))
+            self.stages[f"res{stage + 2}"] = (len(paths), len(paths) + depth)
+            paths += [(f"{name}.{i}",) for i in range(depth)]
             channels += [64 * 2**stage * block.expansion] * depth
-            strides += [4 * 2**stage] * depth
-        self.stages, self.block_channels, self.block_strides = stages, tuple(channels), tuple(strides)
-
-    def block(self, index: int) -> nn.Sequential:
-        """See :meth:`Encoder.block`."""
-        stage, position = self._positions[index]
-        residual = getattr(self, stage)[position]
-        if index == 0:
-            return nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool, residual)
-        return nn.Sequential(residual)
+            strides += [stride * 2**stage] * depth
+        paths[0] = (*stem_layers, *paths[0])
+        self.block_layers, self.block_channels, self.block_strides = tuple(paths), tuple(channels), tuple(strides)
 
     def decoder_block(self, index: int, stride: int) -> nn.Module:
         """A BasicBlock or Bottleneck with torchvision's initialisation, and a projection on a downsampling shortcut."""
         channels = self.block_channels[index]
-        shortcut = None
-        if stride != 1:
-            shortcut = nn.Sequential(
-                nn.Conv2d(channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        shortcut = projection(channels, channels, stride) if stride != 1 else None
         block = self._residual_block(channels, channels // self._residual_block.expansion, stride, shortcut)
-        for module in block.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_like_resnet(block)
         return block
 
 
 @ENCODERS.register_module(name="resnet18")
-def resnet18() -> ResNetEncoder:
+def resnet18(stem: str = "imagenet") -> ResNetEncoder:
     """ResNet-18: 8 basic blocks, 64-128-256-512 channels."""
-    return ResNetEncoder(tv_resnet.BasicBlock, [2, 2, 2, 2])
+    return ResNetEncoder(tv_resnet.BasicBlock, [2, 2, 2, 2], stem)
+
+
+@ENCODERS.register_module(name="resnet34")
+def resnet34(stem: str = "imagenet") -> ResNetEncoder:
+    """ResNet-34: 16 basic blocks, 64-128-256-512 channels."""
+    return ResNetEncoder(tv_resnet.BasicBlock, [3, 4, 6, 3], stem)
 
 
 @ENCODERS.register_module(name="resnet50")
-def resnet50() -> ResNetEncoder:
+def resnet50(stem: str = "imagenet") -> ResNetEncoder:
     """ResNet-50: 16 bottleneck blocks, 256-512-1024-2048 channels, stride on the 3x3 convolution."""
-    return ResNetEncoder(tv_resnet.Bottleneck, [3, 4, 6, 3])
+    return ResNetEncoder(tv_resnet.Bottleneck, [3, 4, 6, 3], stem)
