@@ -49,6 +49,12 @@ def tool_parser(docstring: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+def encoder_spec(text: str) -> str | dict:
+    """What ``build_encoder`` takes for a tool's ``--encoder``: a registered name as it is, ``timm/NAME`` as timm's model."""
+    library, _, name = text.partition("/")
+    return dict(type="TimmEncoder", name=name) if library == "timm" and name else text
+
+
 def add_config_arguments(parser: argparse.ArgumentParser, data_root_help: str) -> None:
     """Adds ``--data-root``, ``--work-dir``, ``--resume`` and ``--cfg-options``."""
     from mmengine.config import DictAction
