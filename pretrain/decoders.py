@@ -2,61 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from pretrain.encoders import Encoder
 
+DEPTHS = {
+    "stage": "as deep as the next stage of the encoder",
+    "network": "unit and decoder together are as deep as the encoder",
+}
+NORMS = {
+    "hidden": "after every linear layer but the last",
+    "all": "after every linear layer, as in SimCLR's official code",
+    "none": "nowhere",
+}
+
 
 class Decoder(nn.Module):
-    """Residual convolution blocks (optional), global average pooling and an MLP (LoCo, sections 4.2 and 5.1).
+    """Residual convolution blocks (optional), global average pooling and an MLP (LoCo, sections 4.2, 5.1 and 5.4).
 
-    The MLP has ``mlp_layers`` linear layers, each but the last followed by batch normalisation and ReLU. The paper leaves
-    the hidden width and the place of the normalisation open: the width is that of the pooled features as in SimCLR, and
-    the last layer has a bias and no normalisation.
+    The paper leaves the MLP's hidden width and the place of its normalisation open: the width is that of the pooled
+    features as in SimCLR, and batch norm stands where ``norm`` says.
 
     Args:
         encoder: the encoder whose kind of residual block the convolutional part uses.
         block: the unit's last block.
-        conv_blocks: residual blocks before the pooling; 0 for SimCLR and GIM, 1 for LoCo in the main results.
-        downsample: whether the first of these blocks halves the resolution (Table 4: "w/o ds" otherwise).
-        mlp_layers: linear layers, >= 1; 2 in the main results.
+        conv_blocks: residual blocks before the pooling: a number (0 for SimCLR and GIM, 1 for LoCo in the main results),
+            or a name in :data:`DEPTHS`, for which see :func:`conv_part`.
+        downsample: whether the first of a number of blocks halves the resolution (Table 4: "w/o ds" otherwise). Blocks
+            taken from an encoder downsample where the encoder does.
+        mlp_layers: linear layers, >= 1; 2 in the main results, 4 in the rows of Table 4 that add a "2-layer MLP".
+        norm: where batch norm stands in the MLP, a name in :data:`NORMS`.
         hidden_channels: width of the hidden layers, the pooled features' by default.
         out_channels: dimension of the contrastive space; 128 in the paper.
+        fresh_encoder: makes another encoder of the same kind; "stage" and "network" take their blocks from it.
 
     Raises:
-        ValueError: ``conv_blocks`` is negative or ``mlp_layers`` below 1.
+        ValueError: a value is unknown or out of range.
     """
 
     def __init__(
         self,
         encoder: Encoder,
         block: int,
-        conv_blocks: int = 0,
+        conv_blocks: int | str = 0,
         downsample: bool = True,
         mlp_layers: int = 2,
+        norm: str = "hidden",
         hidden_channels: int | None = None,
         out_channels: int = 128,
+        fresh_encoder: Callable[[], Encoder] | None = None,
     ) -> None:
         super().__init__()
-        if conv_blocks < 0 or mlp_layers < 1:
-            raise ValueError(f"decoder has conv_blocks={conv_blocks} and mlp_layers={mlp_layers}; "
-                             "at least 0 and 1 are needed")
-        in_channels = encoder.block_channels[block]
-        strides = [2 if downsample and i == 0 else 1 for i in range(conv_blocks)]
-        self.convs = nn.Sequential(*(encoder.decoder_block(block, stride) for stride in strides))
+        if mlp_layers < 1:
+            raise ValueError(f"decoder has mlp_layers={mlp_layers}; at least 1 is needed")
+        blocks, channels = conv_part(encoder, block, conv_blocks, downsample, fresh_encoder)
+        hidden = hidden_channels or channels
+        self.convs = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        hidden = hidden_channels or in_channels
-        layers: list[nn.Module] = []
-        for i in range(mlp_layers - 1):
-            layers += [
-                nn.Linear(in_channels if i == 0 else hidden, hidden, bias=False),
-                nn.BatchNorm1d(hidden),
-                nn.ReLU(inplace=True),
-            ]
-        layers.append(nn.Linear(hidden if mlp_layers > 1 else in_channels, out_channels))
-        self.mlp = nn.Sequential(*layers)
+        self.mlp = mlp([channels, *[hidden] * (mlp_layers - 1), out_channels], norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature map ``(B, C, h, w)`` -> projection ``(B, out_channels)``, not normalised."""
+        """Feature map ``(B, C, h, w)`` -> projection ``(B, out_channels)``, not normalised to length 1."""
         x = self.pool(self.convs(x)).flatten(1)  # (B, C)
         return self.mlp(x)
+
+
+def conv_part(
+    encoder: Encoder,
+    block: int,
+    conv_blocks: int | str,
+    downsample: bool,
+    fresh_encoder: Callable[[], Encoder] | None,
+) -> tuple[list[nn.Module], int]:
+    """The residual blocks of a decoder on the output of ``block``, and the channels that they yield.
+
+    - A number of blocks: of the kind and width of ``block``; the first halves the resolution if ``downsample``.
+    - ``"network"``: all of the encoder's blocks above, made anew. The top unit gets none.
+    - ``"stage"``: the encoder's blocks above up to the end of the next stage, made anew: that stage, and before it the rest
+      of the unit's last stage where the unit ends inside one. In the top stage, which has no next one, a number of blocks:
+      as many as that stage has.
+
+    Raises:
+        ValueError: ``conv_blocks`` is neither a number >= 0 nor known, or ``fresh_encoder`` is lacking.
+    """
+    if conv_blocks in DEPTHS:
+        ranges = list(encoder.stages.values())
+        stage = next(k for k, (start, end) in enumerate(ranges) if start <= block < end)
+        in_top_stage = stage == len(ranges) - 1
+        if conv_blocks == "network" or not in_top_stage:
+            end = encoder.num_blocks if conv_blocks == "network" else ranges[stage + 1][1]
+            return _blocks_made_anew(fresh_encoder, block + 1, end), encoder.block_channels[end - 1]
+        conv_blocks = ranges[stage][1] - ranges[stage][0]
+    if type(conv_blocks) is not int or conv_blocks < 0:
+        raise ValueError(f"decoder has conv_blocks={conv_blocks!r}; a number of at least 0 or one of {', '.join(DEPTHS)} "
+                         "is needed")
+    strides = [2 if downsample and i == 0 else 1 for i in range(conv_blocks)]
+    return [encoder.decoder_block(block, stride) for stride in strides], encoder.block_channels[block]
+
+
+def _blocks_made_anew(fresh_encoder: Callable[[], Encoder] | None, start: int, end: int) -> list[nn.Module]:
+    if fresh_encoder is None:
+        raise ValueError("a decoder that is as deep as stages of the encoder needs fresh_encoder, which makes their blocks")
+    source = fresh_encoder()
+    return [source.block(index) for index in range(start, end)]
+
+
+def mlp(widths: Sequence[int], norm: str = "hidden") -> nn.Sequential:
+    """Linear layers from each width to the next, with ReLU between them and batch norm where ``norm`` says.
+
+    A linear layer has a bias unless batch norm follows it.
+
+    Raises:
+        ValueError: ``norm`` is not in :data:`NORMS`.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"decoder has norm={norm!r}; known are {', '.join(NORMS)}")
+    layers: list[nn.Module] = []
+    for index, (in_channels, out_channels) in enumerate(pairwise(widths)):
+        last = index == len(widths) - 2
+        normalised = norm == "all" or (norm == "hidden" and not last)
+        layers.append(nn.Linear(in_channels, out_channels, bias=not normalised))
+        if normalised:
+            layers.append(nn.BatchNorm1d(out_channels))
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)

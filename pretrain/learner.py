@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.decoders import Decoder
 from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop
-from pretrain.local_units import build_units, unit_names
+from pretrain.local_units import LocalUnit, build_units, unit_names, untrained_blocks
 from pretrain.losses import NTXentLoss
+from pretrain.sequential import check_separable
+from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -31,7 +37,10 @@ class LocalContrastiveLearner(BaseModel):
         temperature: tau of NT-Xent.
         autocast: ``"bfloat16"`` to run the forward passes in bfloat16, None for float32.
         channels_last: keep convolution weights and inputs in channels-last order.
-        allow_untrained: whether blocks that no unit reaches may stay untrained.
+        allow_untrained: whether blocks that no unit updates may stay untrained, which is then logged.
+        recompute: what is run forward again to save memory, see :data:`pretrain.segments.RECOMPUTE`.
+        soft_sharing: options of :class:`~pretrain.soft_sharing.SoftSharing` to give LoCo's units their own copies of shared
+            stages; None to share the stages themselves.
         data_preprocessor: mmengine's; by default batches are only moved to the device.
 
     Raises:
@@ -47,22 +56,36 @@ class LocalContrastiveLearner(BaseModel):
         autocast: str | None = None,
         channels_last: bool = False,
         allow_untrained: bool = False,
+        recompute: str = "none",
+        soft_sharing: Mapping | None = None,
         data_preprocessor: Mapping | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         if autocast not in (None, "bfloat16"):
             raise ValueError(f"autocast is {autocast!r}; None or 'bfloat16' is needed")
+        self.autocast = autocast
+        self.loss = NTXentLoss(temperature)
         self.encoder = build_encoder(encoder)
         self.units = build_units(rule, self.encoder.stages, allow_untrained)
         self.unit_names = unit_names(self.units, self.encoder.stages)
-        self.decoders = torch.nn.ModuleList(Decoder(self.encoder, u.end - 1, **(decoder or {})) for u in self.units)
-        self.loss = NTXentLoss(temperature)
-        self.autocast = autocast
+        untrained = untrained_blocks(self.units, self.encoder.num_blocks)
+        if untrained:
+            print_log(f"allow_untrained: no local unit updates blocks {', '.join(map(str, untrained))}; they stay as they "
+                      "are initialised", logger="current", level=logging.WARNING)
+        make_decoder = partial(Decoder, fresh_encoder=partial(build_encoder, encoder))
+        decoders = [_build("decoder", make_decoder, decoder or {}, self.encoder, unit.end - 1) for unit in self.units]
+        self.soft_sharing = None
+        if soft_sharing is not None:
+            self.soft_sharing = _build("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
+            decoders = self.soft_sharing.extend(decoders)
+        self.decoders = nn.ModuleList(decoders)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.backprop = LocalBackprop(self.encoder, self.units, self._autocast_context, allow_untrained)
+        self.allow_untrained, self.recompute = allow_untrained, recompute
+        self._alone: int | None = None  # the only unit that is trained now
+        self.backprop = self._executor(self.units, allow_untrained)
 
     def train_step(self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimisation step.
@@ -73,16 +96,17 @@ class LocalContrastiveLearner(BaseModel):
 
         Returns:
             Log variables: ``loss`` (sum over units), and per unit ``loss_<unit>`` and ``accuracy_<unit>`` (contrastive
-            accuracy, 0 to 1).
+            accuracy, 0 to 1); with soft sharing ``penalty``, which ``loss`` does not contain.
         """
         if type(optim_wrapper) is not OptimWrapper or optim_wrapper._accumulative_counts != 1:
             raise ValueError("the learner steps a plain OptimWrapper without accumulation: contrastive losses do not add up "
                              "over smaller batches, and autocast is an option of the model")
-        data = self.data_preprocessor(data, training=True)
-        x = self.normalise(data["views"].transpose(0, 1).flatten(0, 1))  # (2N, 3, H, W), first views first
+        views = self.data_preprocessor(data, training=True)["views"]
+        active = range(len(self.units)) if self._alone is None else [self._alone]
+        names = [self.unit_names[index] for index in active]
         accuracies: dict[str, Tensor] = {}
 
-        def objective(name: str, decoder: Decoder):
+        def objective(name: str, decoder: nn.Module):
             def loss_of(features: Tensor) -> Tensor:
                 loss, accuracies[name] = self.loss(decoder(features))
                 return loss
@@ -90,12 +114,47 @@ class LocalContrastiveLearner(BaseModel):
             return loss_of
 
         optim_wrapper.zero_grad()
-        objectives = [objective(name, decoder) for name, decoder in zip(self.unit_names, self.decoders, strict=True)]
-        losses = self.backprop.step(x, objectives)
-        optim_wrapper.step()
-        logs = {f"loss_{name}": loss for name, loss in zip(self.unit_names, losses, strict=True)}
+        objectives = [objective(name, self.decoders[index]) for name, index in zip(names, active, strict=True)]
+        images = views.transpose(0, 1).flatten(0, 1)  # (2N, 3, H, W), first views first
+        losses = self.backprop.step(self.normalise(images), objectives)  # no name, so that the executor can free them
+        logs = {"loss": torch.stack(losses).sum()}
+        logs |= {f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)}
         logs |= {f"accuracy_{name}": accuracy for name, accuracy in accuracies.items()}
-        return {"loss": torch.stack(losses).sum(), **logs}
+        if self.soft_sharing is not None:
+            penalty = self.soft_sharing.penalty()
+            penalty.backward()
+            logs["penalty"] = penalty.detach()
+        optim_wrapper.step()
+        return logs
+
+    def train_only(self, index: int | None) -> None:
+        """Trains unit ``index`` alone from now on, or all of them again.
+
+        Below the unit, blocks run in eval mode, so that not even their batch norm statistics change; above it they do not
+        run. What is not trained has no gradient, and optimizers leave it as it is.
+
+        Raises:
+            ValueError: there is no such unit, or the units cannot be trained one after the other, see
+                :func:`pretrain.sequential.check_separable`.
+        """
+        if index is None:
+            self.backprop = self._executor(self.units, self.allow_untrained)
+        else:
+            if index not in range(len(self.units)):
+                raise ValueError(f"there is no unit {index!r}; the {len(self.units)} units are counted from 0")
+            check_separable(self.units)
+            self.backprop = self._executor([self.units[index]], allow_untrained=True)
+        self._alone = index
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LocalContrastiveLearner:
+        """Sets train or eval mode; under :meth:`train_only` the blocks that the unit does not update stay in eval mode."""
+        super().train(mode)
+        if self._alone is not None:
+            for block in range(self.encoder.num_blocks):
+                if not self.units[self._alone].trains(block):
+                    self.encoder.block(block).eval()
+        return self
 
     def forward(self, inputs: Tensor, data_samples=None, mode: str = "tensor") -> dict[str, Tensor]:
         """Feature maps of every stage for images ``(B, 3, H, W)``, RGB 0-255; training goes through :meth:`train_step`."""
@@ -107,6 +166,18 @@ class LocalContrastiveLearner(BaseModel):
         """RGB 0-255, any dtype -> float32 with ImageNet's mean and standard deviation, in the model's memory format."""
         return ((images.float() - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
+    def _executor(self, units: Sequence[LocalUnit], allow_untrained: bool) -> LocalBackprop:
+        executor = LocalBackprop if self.soft_sharing is None else SoftSharingBackprop
+        return executor(self.encoder, units, self._autocast_context, allow_untrained, self.recompute)
+
     def _autocast_context(self):
         device = next(self.parameters()).device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.autocast is not None)
+
+
+def _build(name: str, make: Callable[..., Any], options: Mapping, *args: Any) -> Any:
+    """``make(*args, **options)``, with a ``ValueError`` where the config's options do not fit."""
+    try:
+        return make(*args, **options)
+    except TypeError as error:
+        raise ValueError(f"options of {name} do not fit: {error}") from error

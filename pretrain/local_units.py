@@ -174,10 +174,15 @@ def check_units(units: Sequence[LocalUnit], num_blocks: int, allow_untrained: bo
     repeated = [unit for unit in units if list(units).count(unit) > 1]
     if repeated:
         raise ValueError(f"local unit {repeated[0]} is given more than once")
-    untrained = [block for block in range(num_blocks) if not any(unit.trains(block) for unit in units)]
+    untrained = untrained_blocks(units, num_blocks)
     if untrained and not allow_untrained:
         raise ValueError(f"no local unit updates block(s) {', '.join(map(str, untrained))}; add a unit or set "
                          "allow_untrained=True")
+
+
+def untrained_blocks(units: Sequence[LocalUnit], num_blocks: int) -> list[int]:
+    """The blocks that no unit updates."""
+    return [block for block in range(num_blocks) if not any(unit.trains(block) for unit in units)]
 
 
 def unit_names(units: Sequence[LocalUnit], stages: Stages) -> list[str]:

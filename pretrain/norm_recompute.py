@@ -19,17 +19,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+LONGEST_CHAIN = 2  # sums to be computed for one activation: in a longer stage some block outputs are kept
+
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What a batch norm did: ``x * scale + shift``, with the batch's statistics.
+    """What a batch norm did with the batch's statistics.
 
     Attributes:
         x: its input ``(B, C, ...)``, which autograd keeps anyway.
         mean: ``(C,)``.
-        inverse_std: ``(C,)``.
+        inverse_std: ``(C,)``, ``1 / sqrt(variance + eps)``.
         weight: ``(C,)`` or None.
         bias: ``(C,)`` or None.
+        eps: the batch norm's.
     """
 
     x: Tensor
@@ -37,16 +40,19 @@ class Normalisation:
     inverse_std: Tensor
     weight: Tensor | None
     bias: Tensor | None
+    eps: float
 
-    def onto(self, addend: Tensor | None, owned: bool) -> Tensor:
-        """The output, plus ``addend``; in the addend's memory where that is owned."""
+    def output(self) -> Tensor:
+        """The output, by the kernel for given statistics."""
+        variance = self.inverse_std.pow(-2) - self.eps
+        return F.batch_norm(self.x, self.mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+
+    def added_to(self, addend: Tensor) -> Tensor:
+        """The output plus ``addend``, in the addend's memory."""
         shape = (-1, *[1] * (self.x.dim() - 2))
         scale = self.inverse_std if self.weight is None else self.weight * self.inverse_std
         shift = -self.mean * scale if self.bias is None else self.bias - self.mean * scale
-        if addend is None:
-            return torch.addcmul(shift.view(shape), self.x, scale.view(shape))
-        out = addend.addcmul_(self.x, scale.view(shape)) if owned else torch.addcmul(addend, self.x, scale.view(shape))
-        return out.add_(shift.view(shape))
+        return addend.addcmul_(self.x, scale.view(shape)).add_(shift.view(shape))
 
 
 class Recipe:
@@ -64,6 +70,7 @@ class Recipe:
         self, norm: Normalisation, like: Tensor, version: int, addend: Tensor | Recipe | None = None, relu: bool = False
     ) -> None:
         self.norm, self.version, self.addend, self.relu = norm, version, addend, relu
+        self.chain = 0 if addend is None else 1 + (addend.chain if isinstance(addend, Recipe) else 0)
         self.geometry = (like.shape, like.stride(), like.storage_offset(), like.dtype)
         self.kept: Tensor | None = None  # the activation itself, where something else keeps it alive anyway
         self._uses = 0  # autograd nodes that saved it; each asks once in a backward pass
@@ -93,11 +100,13 @@ class Recipe:
 
     @torch.no_grad()
     def _make(self) -> Tensor:
-        addend, owned = self.addend, False
-        if isinstance(addend, Recipe):
-            known = addend._known()
-            addend, owned = (known, False) if known is not None else (addend._make(), True)
-        out = self.norm.onto(addend, owned)
+        addend = self.addend
+        if isinstance(addend, Recipe) and addend._known() is None:
+            out = self.norm.added_to(addend._make())
+        else:
+            out = self.norm.output()
+            if addend is not None:
+                out = out.add_(addend._known() if isinstance(addend, Recipe) else addend)
         if self.relu:
             out = out.relu_()
         return out.to(self.geometry[-1])
@@ -138,7 +147,7 @@ def keep(output: Tensor, alive: Tensor | None = None) -> None:
     recipe = recipe_of(output)
     if recipe is not None:
         del output.untyped_storage().recipe
-        recipe.kept = output.detach() if alive is None else alive
+        recipe.kept, recipe.addend = output.detach() if alive is None else alive, None
 
 
 def recipe_of(tensor: Tensor) -> Recipe | None:
@@ -157,13 +166,13 @@ def _unpack(saved: Tensor | Recipe) -> Tensor:
 
 
 def _normalisation(
-    out: Tensor, x: Tensor, running_mean, running_var, weight=None, bias=None, *_, **__
+    out: Tensor, x: Tensor, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ) -> Normalisation | None:
     """What a batch norm in train mode did; autograd has saved the statistics."""
     mean, inverse_std = (getattr(out.grad_fn, f"_saved_result{i}", None) for i in (1, 2))
     if mean is None or inverse_std is None or mean.shape != (x.shape[1],):  # in eval mode, or no graph
         return None
-    return Normalisation(x.detach(), mean, inverse_std, weight, bias)
+    return Normalisation(x.detach(), mean, inverse_std, weight, bias, eps)
 
 
 def _after(recipe: Recipe, func, args: tuple, kwargs: dict) -> Recipe | None:
@@ -174,4 +183,7 @@ def _after(recipe: Recipe, func, args: tuple, kwargs: dict) -> Recipe | None:
     is_sum = func in (Tensor.add_, Tensor.__iadd__) and len(args) == 2 and isinstance(args[1], Tensor) and not kwargs
     if not is_sum or recipe.addend is not None or recipe.relu or args[1].shape != like.shape:
         return None
-    return Recipe(recipe.norm, like, version, recipe_of(args[1]) or args[1].detach())
+    addend = recipe_of(args[1])
+    if addend is not None and addend.chain == LONGEST_CHAIN:
+        addend = None
+    return Recipe(recipe.norm, like, version, addend or args[1].detach())

@@ -14,7 +14,8 @@ from mmengine.utils import import_modules_from_strings
 
 import pretrain.data.dataset
 import pretrain.hooks
-import pretrain.learner  # these three register what configs name
+import pretrain.learner
+import pretrain.sequential  # these four register what configs name
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.data.images import list_images
 from pretrain.data.synthetic import ensure_configured
@@ -32,10 +33,13 @@ class PretrainingRecordHook(Hook):
         config_sha256: fingerprint of the config.
         encoder: the encoder's config.
         rule: the learning rule's config.
+        soft_sharing: options of soft sharing, where units own copies of shared stages.
     """
 
-    def __init__(self, config_sha256: str, encoder: dict, rule: object) -> None:
+    def __init__(self, config_sha256: str, encoder: dict, rule: object, soft_sharing: dict | None = None) -> None:
         record = {"rule": rule, "encoder": encoder, "config_sha256": config_sha256, "git_revision": git_revision()}
+        if soft_sharing is not None:
+            record["soft_sharing"] = soft_sharing
         self.record = json.loads(json.dumps(record))  # ConfigDict -> dict
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -84,9 +88,13 @@ def pretrain(config: Config, resume: bool = False) -> Path:
         raise ValueError(f"{dataset['data_root']} holds {num_images} images, fewer than a batch of {batch_size}; add images "
                          "or lower train_dataloader.batch_size with --cfg-options")
     model = plain["model"]
-    record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"])
+    record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"],
+                  soft_sharing=model.get("soft_sharing"))
     runner = Runner.from_cfg(Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record])))
     assert runner.train_loop is not None  # builds the data set, which may refuse its options
+    for hook in runner.hooks:
+        if hasattr(hook, "check"):  # ours, which may refuse the run
+            hook.check(runner)
     claim_work_dir(work_dir, plain)
     runner.train()
     return Path(find_latest_checkpoint(str(work_dir)))

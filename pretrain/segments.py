@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from pretrain.encoders import Encoder
 from pretrain.norm_recompute import cheap_recompute, keep
@@ -57,6 +58,24 @@ class GradientSource(torch.autograd.Function):
         return ctx.grad.pop(), None
 
 
+class RandomState:
+    """The random states of the CPU and of a tensor's device, as they are now."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._cpu = torch.get_rng_state()
+        self._device_type = x.device.type
+        self._devices, self._states = get_device_states(x)  # none on the CPU
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Random numbers inside are those that came after this state; outside nothing changes."""
+        with torch.random.fork_rng(self._devices, device_type=self._device_type, enabled=True):
+            torch.set_rng_state(self._cpu)
+            if self._devices:
+                set_device_states(self._devices, self._states, device_type=self._device_type)
+            yield
+
+
 class Piece:
     """Layers of the encoder with one autograd graph, which can be dropped and built again.
 
@@ -79,12 +98,12 @@ class Piece:
         self.keeps_graph = True  # between two backward passes
         self.cheap = False  # whether the graph keeps recipes for what normalisation and ReLU made
         self._graph: Tensor | None = None  # the output with its graph
-        self._random_state: Tensor | None = None
+        self._random_state: RandomState | None = None
 
     def forward(self, x: Tensor, with_graph: bool, input_grad: bool) -> Tensor:
         """Runs the blocks; the result is detached."""
         self._source, self.input = x, x.detach().requires_grad_(input_grad)
-        self._random_state = torch.get_rng_state()
+        self._random_state = None if self.keeps_graph else RandomState(x)
         with torch.set_grad_enabled(with_graph):
             output = self._run()
         self._graph = output if with_graph else None
@@ -125,8 +144,7 @@ class Piece:
         self.input = self._source = self._graph = None
 
     def _rebuild(self) -> None:
-        with frozen_statistics(self.layers), torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._random_state)  # dropout must drop the same
+        with frozen_statistics(self.layers), self._random_state.restored():  # dropout must drop the same
             self._graph = self._run()
 
     def _run(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -43,10 +45,54 @@ def test_readout_gives_every_stage():
     assert torch.equal(features["res5"], expected["res5"])
 
 
+@pytest.mark.parametrize("recompute", ["norm", "stage", "block"])
+def test_recomputation_changes_nothing(recompute):
+    """It is passed on to the executor, and a step yields the same losses and weights."""
+    results = []
+    for mode in ("none", recompute):
+        torch.manual_seed(0)
+        learner = LocalContrastiveLearner("resnet18", "loco", recompute=mode)
+        logs = learner.train_step(batch(4), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
+        assert learner.backprop.recompute == mode
+        results.append({**logs, **learner.state_dict()})
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_freed_before_the_upper_units_run(monkeypatch):
+    """The learner keeps no reference to the normalised images, so GIM frees them with its first stage."""
+    learner = LocalContrastiveLearner("resnet18", "gim")
+    normalise, images, alive = learner.normalise, [], []
+
+    def watched(views):
+        result = normalise(views)
+        images.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(learner, "normalise", watched)
+    learner.encoder.conv1.register_forward_hook(lambda m, args, out: images.append(weakref.ref(args[0])))
+    learner.encoder.layer3[0].register_forward_hook(lambda m, args, out: alive.extend(i() is not None for i in images))
+    learner.train_step(batch(4), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
+    assert alive == [False, False]  # nor what the stem takes of them
+
+
+def test_untrained_blocks_are_said(monkeypatch):
+    """They are allowed only with the flag, and then named in the log."""
+    said = []
+    monkeypatch.setattr("pretrain.learner.print_log", lambda message, **_: said.append(message))
+    LocalContrastiveLearner("resnet18", "loco")
+    assert not said
+    LocalContrastiveLearner("resnet18", [(2, 8)], allow_untrained=True)
+    assert "no local unit updates blocks 0, 1" in said[0]
+
+
 def test_bad_options_are_refused():
-    """Unknown precision, and gradient accumulation, which a contrastive loss does not survive."""
+    """Unknown values and options, and gradient accumulation, which a contrastive loss does not survive."""
     with pytest.raises(ValueError, match="autocast is 'half'"):
         LocalContrastiveLearner("resnet18", "loco", autocast="half")
+    with pytest.raises(ValueError, match="unknown recompute mode 'stages'"):
+        LocalContrastiveLearner("resnet18", "loco", recompute="stages")
+    with pytest.raises(ValueError, match="options of decoder do not fit: .*conv_layers"):
+        LocalContrastiveLearner("resnet18", "loco", dict(conv_layers=1))
     learner = LocalContrastiveLearner("resnet18", "simclr")
     wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1), accumulative_counts=2)
     with pytest.raises(ValueError, match="without accumulation"):

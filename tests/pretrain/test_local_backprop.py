@@ -151,6 +151,24 @@ def test_activations_are_freed_when_no_unit_above_needs_them(encoder, images):
     assert alive == {"gim": False, "loco": True}
 
 
+@pytest.mark.parametrize("recompute", ["stage", "block"])
+def test_dropout_drops_the_same_again(images, recompute):
+    """A stage that runs again draws the random numbers that it drew before, and the run's own go on undisturbed."""
+    torch.manual_seed(0)
+    encoder = build_encoder(dict(type="TimmEncoder", name="resnet18", drop_path_rate=0.5))
+    units = build_units("loco", encoder.stages)
+    decoders = make_decoders(encoder, units).float()
+    gradients, following = [], []
+    for mode in ("none", recompute):
+        copy_ = copy.deepcopy(encoder)
+        torch.manual_seed(7)
+        LocalBackprop(copy_, units, recompute=mode).step(images.float(), objectives_of(decoders))
+        gradients.append([p.grad for p in copy_.parameters()])
+        following.append(torch.rand(1))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
+    assert following[0] == following[1]
+
+
 def test_untrained_blocks_run_without_a_graph(encoder, images):
     """Blocks that no unit reaches pass features on and get no gradient."""
     encoder = copy.deepcopy(encoder)

@@ -104,7 +104,7 @@ def test_undecodable_images_are_reported_skipped_and_bounded(image_folder, tmp_p
     [
         (["no/such.py"], ["no/such.py does not exist"]),
         ([CONFIG, "--data-root", "no/such/folder"], ["no/such/folder does not exist", "--data-root"]),
-        ([CONFIG, "--cfg-options", "model.rule.type=locco"], ["unknown learning rule 'locco'", "gim, loco, simclr"]),
+        ([CONFIG, "--cfg-options", "model.rule.type=locco"], ["unknown learning rule 'locco'", "gim, loco, sharing"]),
         ([CONFIG, "--cfg-options", "model.rule=[(0,9)]"], ["[0,9) reaches past the encoder's end", "8 blocks"]),
         ([CONFIG, "--cfg-options", "model.rule=5"], ["learning rule 5 is neither a name nor a list"]),
         ([CONFIG, "--cfg-options", "train_dataloader.dataset.views.size=4"], ["view size is 4"]),

@@ -1,0 +1,3 @@
+"""Table 5, "Sharing 1 block": 64.8 % in the paper."""
+_base_ = ["../../_base_/pretrain_loco.py", "../../_base_/pretrain_ablation.py"]
+model = dict(encoder=dict(type="resnet50"), rule=dict(type="sharing", blocks=1))
