@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -35,11 +35,11 @@ def segment_pieces(
 ) -> list[Piece]:
     """The pieces into which a recompute mode cuts the segment ``[start, end)``; the stem counts as a block of its own."""
     if recompute != "block":
-        return [Piece(encoder, start, end, slice(None), autocast)]
-    pieces = [Piece(encoder, i, i + 1, slice(None), autocast) for i in range(start, end)]
-    if start == 0 and len(encoder.block(0)) > 1:
-        pieces[:1] = [Piece(encoder, 0, 1, part, autocast) for part in (slice(0, -1), slice(-1, None))]
-    return pieces
+        return [Piece([layer for i in range(start, end) for layer in encoder.block(i)], recompute, autocast)]
+    blocks = [list(encoder.block(i)) for i in range(start, end)]
+    if start == 0 and len(blocks[0]) > 1:
+        blocks[:1] = [blocks[0][:-1], blocks[0][-1:]]
+    return [Piece(layers, recompute, autocast) for layers in blocks]
 
 
 class GradientSource(torch.autograd.Function):
@@ -80,23 +80,22 @@ class Piece:
     """Layers of the encoder with one autograd graph, which can be dropped and built again.
 
     Args:
-        encoder: the encoder.
-        start: first block.
-        end: one past the last block.
-        part: which of these blocks' layers.
+        layers: the layers, in the order in which they run.
+        recompute: the mode, see :data:`RECOMPUTE`.
         autocast: context of the forward pass.
+
+    Attributes:
+        keeps_graph: whether the graph stays between two backward passes.
     """
 
-    def __init__(
-        self, encoder: Encoder, start: int, end: int, part: slice, autocast: Callable[[], AbstractContextManager]
-    ) -> None:
-        self.layers = nn.Sequential(*[layer for i in range(start, end) for layer in encoder.block(i)][part])
+    def __init__(self, layers: Sequence[nn.Module], recompute: str, autocast: Callable[[], AbstractContextManager]) -> None:
+        self.layers = nn.Sequential(*layers)
+        self.keeps_graph = recompute in ("none", "norm")
+        self._cheap = recompute != "none"  # whether graphs hold recipes for what normalisation and ReLU make
         self._autocast = autocast
         self.input: Tensor | None = None  # detached leaf (B, C, h, w)
         self._source: Tensor | None = None  # what the input was detached from, the output of the piece below
         self._output: weakref.ReferenceType[Tensor] | None = None  # alive as long as the piece above needs it
-        self.keeps_graph = True  # between two backward passes
-        self.cheap = False  # whether the graph keeps recipes for what normalisation and ReLU made
         self._graph: Tensor | None = None  # the output with its graph
         self._random_state: RandomState | None = None
 
@@ -149,7 +148,7 @@ class Piece:
 
     def _run(self) -> Tensor:
         with self._autocast():
-            if not (self.cheap and torch.is_grad_enabled()):
+            if not (self._cheap and torch.is_grad_enabled()):
                 return self.layers(self.input)
             with cheap_recompute():
                 output = self.layers(self.input)
@@ -176,7 +175,7 @@ class Segment:
         recompute: str = "none",
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
-        self.start, self.end, self.recompute = start, end, recompute
+        self.start, self.end = start, end
         self.pieces = segment_pieces(encoder, start, end, recompute, autocast)
         self.output: Tensor | None = None  # detached
 
@@ -190,10 +189,7 @@ class Segment:
             descent_follows: whether the first of them comes at once; then the topmost graph need not be built twice.
         """
         for piece in self.pieces:
-            top = piece is self.pieces[-1]
-            piece.keeps_graph = self.recompute in ("none", "norm")
-            piece.cheap = self.recompute != "none"
-            build = piece.keeps_graph or (descent_follows and top)
+            build = piece.keeps_graph or (descent_follows and piece is self.pieces[-1])
             x = piece.forward(x, with_graph and build, input_grad or piece is not self.pieces[0])
         self.output = x
 
