@@ -58,6 +58,9 @@ class Decoder(nn.Module):
         super().__init__()
         if mlp_layers < 1:
             raise ValueError(f"decoder has mlp_layers={mlp_layers}; at least 1 is needed")
+        if hidden_channels is not None and hidden_channels < 1:
+            raise ValueError(f"decoder has hidden_channels={hidden_channels}; at least 1 is needed, or None for the pooled "
+                             "features' width")
         blocks, channels = conv_part(encoder, block, conv_blocks, downsample, fresh_encoder)
         hidden = hidden_channels or channels
         self.convs = nn.Sequential(*blocks)

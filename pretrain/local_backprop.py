@@ -3,7 +3,8 @@
 The encoder is cut at every unit boundary into segments. Going up, each segment runs once. As soon as the highest unit of a
 common *start* has ended, all units with that start descend together: on the way down each adds its decoder's gradient where
 it ends. So a segment sees one backward pass per distinct start among the units that cover it (SimCLR and GIM 1, LoCo 2),
-however many units there are; and since gradients are linear in the output's gradient, only one of these passes, over the
+however many units there are (units that update only a part of what they reach descend with those that update the same
+part); and since gradients are linear in the output's gradient, only one of these passes, over the
 sum of all units, computes weight gradients. The others want the gradient to the segment's input alone. A segment's
 activations are freed with its last pass; decoders run as late as possible, so that nothing of theirs waits.
 """
@@ -198,14 +199,20 @@ class LocalBackprop:
     def _decode(self, features: Tensor, objective: Objective, grad: list[Tensor]) -> Tensor:
         """A unit's loss; adds its gradient at the unit's output to ``grad``, and accumulates the decoder's own gradients."""
         boundary = features.detach().requires_grad_()
-        with self._autocast(), cheap_recompute() if self.recompute != "none" else nullcontext():
-            loss = objective(boundary)
+        loss = self._loss(boundary, objective)
         roots = [loss]
         if grad:  # one backward pass for both, so that they add up in place
             roots.append(GradientSource.apply(boundary, grad))
         torch.autograd.backward(roots)
+        if boundary.grad is None:
+            raise ValueError("an objective's loss does not depend on its unit's features, so there is nothing to train; an "
+                             "objective maps the features to a scalar loss")
         grad.append(boundary.grad)
         return loss.detach()
+
+    def _loss(self, features: Tensor, objective: Objective) -> Tensor:
+        with self._autocast(), cheap_recompute() if self.recompute != "none" else nullcontext():
+            return objective(features)
 
 
 def segment_ranges(units: Sequence[LocalUnit]) -> list[tuple[int, int]]:

@@ -135,7 +135,8 @@ def build_units(rule: str | Mapping | Sequence, stages: Stages, allow_untrained:
     """Resolves a learning rule for an encoder.
 
     Args:
-        rule: a name in :data:`RULES`, ``dict(type=name, ...)`` with the rule's options, or a list of ``(start, end)``.
+        rule: a name in :data:`RULES`, ``dict(type=name, ...)`` with the rule's options, or a list of units, each
+            ``(start, end)`` or ``dict(start=, end=, updates=)``.
         stages: the encoder's stages, name -> ``(start, end)``.
         allow_untrained: whether blocks that no unit updates may stay untrained.
 
@@ -186,13 +187,21 @@ def untrained_blocks(units: Sequence[LocalUnit], num_blocks: int) -> list[int]:
 
 
 def unit_names(units: Sequence[LocalUnit], stages: Stages) -> list[str]:
-    """A name for each unit: the stage at whose end its loss sits, else ``block<i>``; with the start where ends coincide."""
+    """A name for each unit: the stage at whose end its loss sits, else ``block<i>``.
+
+    Where ends coincide, the start is part of the name; where starts do as well, the updated range.
+    """
     by_end = {end: name for name, (_, end) in stages.items()}
-    ends = [unit.end for unit in units]
-    return [
-        by_end.get(unit.end, f"block{unit.end - 1}") + (f"_from{unit.start}" if ends.count(unit.end) > 1 else "")
-        for unit in units
-    ]
+    ends, ranges = [unit.end for unit in units], [(unit.start, unit.end) for unit in units]
+    names = []
+    for unit in units:
+        name = by_end.get(unit.end, f"block{unit.end - 1}")
+        if ends.count(unit.end) > 1:
+            name += f"_from{unit.start}"
+        if ranges.count((unit.start, unit.end)) > 1:
+            name += "_all" if unit.updates is None else f"_updating{unit.updates[0]}to{unit.updates[1] - 1}"
+        names.append(name)
+    return names
 
 
 def _ends(stages: Stages) -> list[int]:
@@ -204,11 +213,21 @@ def _units_from_ranges(ranges: object) -> list[LocalUnit]:
         raise ValueError(f"learning rule {ranges!r} is neither a name nor a list of (start, end) block ranges")
     units = []
     for item in ranges:
-        if isinstance(item, LocalUnit):
-            units.append(item)
+        if isinstance(item, LocalUnit | Mapping):
+            units.append(item if isinstance(item, LocalUnit) else _unit_from_dict(item))
             continue
         pair = list(item) if isinstance(item, Iterable) else []
         if len(pair) != 2 or not all(type(value) is int for value in pair):
             raise ValueError(f"local unit {item!r} is not a pair (start, end) of block indices")
         units.append(LocalUnit(*pair))
     return units
+
+
+def _unit_from_dict(item: Mapping) -> LocalUnit:
+    options = dict(item)
+    updates = options.pop("updates", None)
+    bounds = [*options.values(), *(updates or ())]
+    if set(options) != {"start", "end"} or len(bounds) not in (2, 4) or not all(type(value) is int for value in bounds):
+        raise ValueError(f"local unit {dict(item)!r} is not of the form dict(start=0, end=7, updates=(0, 3)) with block "
+                         "indices")
+    return LocalUnit(**options, updates=None if updates is None else tuple(updates))

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from pretrain.complexity import stage_complexity
 from pretrain.learner import LocalContrastiveLearner
@@ -39,6 +39,8 @@ METHODS: dict[str, dict] = {  # options of the learner; decoders as in the paper
     "sharing2": dict(rule=dict(type="sharing", blocks=2), decoder=dict(conv_blocks=1)),
 }
 BASELINE = "simclr"
+LEFT_OUT = ("type", "encoder", "recompute", "autocast")  # of a config's model
+LARGEST_BATCH = 2**20
 MEASURED = {  # what pretrain.step_benchmark may add to a report: key -> heading, factor
     "measured_bytes": ("measured peak (GB)", 1e-9), "measured_saving_ratio": ("measured saving", 1),
     "seconds": ("s a step", 1), "time_ratio": ("time ratio", 1),
@@ -71,7 +73,9 @@ class StepCost:
 
 
 def method_options(text: str) -> str | dict:
-    """A method by its name, or the learner's options of a pretraining config file, without its encoder.
+    """A method by its name, or the learner's options of a pretraining config file.
+
+    Encoder, recomputation and autocast are left out: the caller chooses the first two, and float32 is what is counted.
 
     Raises:
         ValueError: there is no such method, or the file is no pretraining config.
@@ -80,10 +84,13 @@ def method_options(text: str) -> str | dict:
         return text
     if not Path(text).is_file():
         raise ValueError(f"config file {text} does not exist; methods without a file are {', '.join(METHODS)}")
-    config = Config.fromfile(text, import_custom_modules=False)
+    try:
+        config = Config.fromfile(text, import_custom_modules=False)
+    except Exception as error:  # whatever a Python file that is no config may raise
+        raise ValueError(f"{text} is no pretraining config: {type(error).__name__} {error}") from error
     if "rule" not in config.get("model", {}):
         raise ValueError(f"{text} is no pretraining config: it has no model.rule; configs/pretrain/ has such")
-    return {key: value for key, value in config.model.to_dict().items() if key not in ("type", "encoder", "autocast")}
+    return {key: value for key, value in config.model.to_dict().items() if key not in LEFT_OUT}
 
 
 def step_cost(
@@ -168,17 +175,22 @@ def format_table(report: Mapping) -> str:
     head = ["method", "peak (GB)", "parameters", "gradients", "activations", "in flight", "optimizer (on top)",
             "saving", "GFLOPs", "FLOPs ratio"]
     measured = [key for key in MEASURED if all(key in row for row in report["methods"].values())]
+    shown = dict(report["methods"])
+    if report["recompute"] != "none":
+        shown = {f"{BASELINE} (none)": {**report["baseline"], "saving_ratio": 1.0, "flops_ratio": 1.0}, **shown}
     rows = []
-    for name, row in report["methods"].items():
+    for name, row in shown.items():
         in_flight = row["account"].get("in_flight", 0)
         sizes = (row["peak_bytes"], row["parameter_bytes"], row["gradient_bytes"], row["activation_bytes"] - in_flight,
                  in_flight, row["optimizer_bytes"])
         rows.append([name, *(f"{size / 1e9:.3f}" for size in sizes), f"{row['saving_ratio']:.2f}",
                      f"{row['flops'] / 1e9:.0f}", f"{row['flops_ratio']:.3f}"])
-        rows[-1] += [f"{row[key] * MEASURED[key][1]:.3f}" for key in measured]
+        rows[-1] += [f"{row[key] * MEASURED[key][1]:.3f}" if key in row else "" for key in measured]
     head += [MEASURED[key][0] for key in measured]
     rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+    caption = (f"{report['batch_size']} images of {report['input_size']} px, float32, recompute={report['recompute']}; "
+               "GB of 10^9 bytes, ratios to SimCLR without recomputation")
+    return "\n".join([caption, "", *(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))])
 
 
 class LiveBytes(TorchDispatchMode):
@@ -223,8 +235,7 @@ class LiveBytes(TorchDispatchMode):
         self._pending = in_backward and func is torch.ops.aten.add.Tensor
         if not self._pending:
             self._note_peak()
-        if func._overloadpacket in flop_registry:
-            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
+        self.flops += _flops(func, args, kwargs, out)
         return out
 
     def _watch(self, tensor: Tensor, kind: str) -> None:
@@ -245,19 +256,29 @@ class LiveBytes(TorchDispatchMode):
             self.peak, self.at_peak = self._bytes, dict(self._alive)
 
 
+def _flops(func, args: tuple, kwargs: dict, out) -> int:
+    """FLOPs of one operation, two a multiply-add; torch's own count of a convolution's backward pass ignores groups."""
+    operation = func._overloadpacket
+    if operation is torch.ops.aten.convolution_backward:
+        grad, x, weight, _, _, _, _, transposed, _, _, wanted = args
+        return (wanted[0] + wanted[1]) * conv_flop_count(x.shape, weight.shape, grad.shape, transposed)
+    return flop_registry[operation](*args, **kwargs, out_val=out) if operation in flop_registry else 0
+
+
 def learner_and_views(
     encoder: str | Mapping, method: str | Mapping, batch_size: int, input_size: int, recompute: str
 ) -> tuple[LocalContrastiveLearner, tuple[int, ...]]:
     """The learner of a method, and the shape of a batch of views; see :func:`step_cost`."""
-    if batch_size < 4 or batch_size % 2:
-        raise ValueError(f"batch size is {batch_size}; it counts both views of every image, so an even number of at least 4 "
-                         "is needed")
+    if not 4 <= batch_size <= LARGEST_BATCH or batch_size % 2:
+        raise ValueError(f"batch size is {batch_size}; it counts both views of every image, so an even number from 4 to "
+                         f"{LARGEST_BATCH} is needed")
     check_recompute(recompute)
     options = METHODS[BASELINE] if method == CHECKPOINTED else METHODS.get(method) if isinstance(method, str) else method
     if options is None:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}, and config files{hint}")
+        raise ValueError(f"unknown method {method!r}; known are {', '.join([*METHODS, CHECKPOINTED])}, and "
+                         f"pretraining config files such as configs/pretrain/ablations/*.py{hint}")
     learner = LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute})
     return learner, (batch_size // 2, 2, 3, input_size, input_size)
 

@@ -22,6 +22,24 @@ from torch.overrides import TorchFunctionMode
 LONGEST_CHAIN = 2  # sums to be computed for one activation: in a longer stage some block outputs are kept
 
 
+class Kept:
+    """A tensor that must not change while autograd or a recipe needs it, as autograd itself would see to.
+
+    Raises:
+        RuntimeError: from :meth:`tensor`, if an operation in place has changed it meanwhile.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._version = tensor, tensor._version
+
+    def tensor(self) -> Tensor:
+        if self._tensor._version != self._version:
+            raise RuntimeError(f"a tensor of shape {tuple(self._tensor.shape)} that is needed for gradient computation has "
+                               f"been modified by an inplace operation: it is at version {self._tensor._version}, "
+                               f"expected {self._version}")
+        return self._tensor
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """What a batch norm did with the batch's statistics.
@@ -35,7 +53,7 @@ class Normalisation:
         eps: the batch norm's.
     """
 
-    x: Tensor
+    x: Kept
     mean: Tensor
     inverse_std: Tensor
     weight: Tensor | None
@@ -45,14 +63,15 @@ class Normalisation:
     def output(self) -> Tensor:
         """The output, by the kernel for given statistics."""
         variance = self.inverse_std.pow(-2) - self.eps
-        return F.batch_norm(self.x, self.mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        return F.batch_norm(self.x.tensor(), self.mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
     def added_to(self, addend: Tensor) -> Tensor:
         """The output plus ``addend``, in the addend's memory."""
-        shape = (-1, *[1] * (self.x.dim() - 2))
+        x = self.x.tensor()
+        shape = (-1, *[1] * (x.dim() - 2))
         scale = self.inverse_std if self.weight is None else self.weight * self.inverse_std
         shift = -self.mean * scale if self.bias is None else self.bias - self.mean * scale
-        return addend.addcmul_(self.x, scale.view(shape)).add_(shift.view(shape))
+        return addend.addcmul_(x, scale.view(shape)).add_(shift.view(shape))
 
 
 class Recipe:
@@ -67,12 +86,12 @@ class Recipe:
     """
 
     def __init__(
-        self, norm: Normalisation, like: Tensor, version: int, addend: Tensor | Recipe | None = None, relu: bool = False
+        self, norm: Normalisation, like: Tensor, version: int, addend: Kept | Recipe | None = None, relu: bool = False
     ) -> None:
         self.norm, self.version, self.addend, self.relu = norm, version, addend, relu
         self.chain = 0 if addend is None else 1 + (addend.chain if isinstance(addend, Recipe) else 0)
         self.geometry = (like.shape, like.stride(), like.storage_offset(), like.dtype)
-        self.kept: Tensor | None = None  # the activation itself, where something else keeps it alive anyway
+        self.kept: Kept | None = None  # the activation itself, where something else keeps it alive anyway
         self._uses = 0  # autograd nodes that saved it; each asks once in a backward pass
         self._asked = 0
         self._made: Tensor | None = None
@@ -96,7 +115,7 @@ class Recipe:
         return value
 
     def _known(self) -> Tensor | None:
-        return self.kept if self.kept is not None else self._made
+        return self.kept.tensor() if self.kept is not None else self._made
 
     @torch.no_grad()
     def _make(self) -> Tensor:
@@ -106,7 +125,7 @@ class Recipe:
         else:
             out = self.norm.output()
             if addend is not None:
-                out = out.add_(addend._known() if isinstance(addend, Recipe) else addend)
+                out = out.add_(addend._known() if isinstance(addend, Recipe) else addend.tensor())
         if self.relu:
             out = out.relu_()
         return out.to(self.geometry[-1])
@@ -147,7 +166,7 @@ def keep(output: Tensor, alive: Tensor | None = None) -> None:
     recipe = recipe_of(output)
     if recipe is not None:
         del output.untyped_storage().recipe
-        recipe.kept, recipe.addend = output.detach() if alive is None else alive, None
+        recipe.kept, recipe.addend = Kept(output.detach() if alive is None else alive), None
 
 
 def recipe_of(tensor: Tensor) -> Recipe | None:
@@ -156,13 +175,13 @@ def recipe_of(tensor: Tensor) -> Recipe | None:
     return recipe if recipe is not None and recipe.describes(tensor) else None
 
 
-def _pack(tensor: Tensor) -> Tensor | Recipe:
+def _pack(tensor: Tensor) -> Kept | Recipe:
     recipe = recipe_of(tensor)
-    return tensor if recipe is None else recipe.save()
+    return Kept(tensor) if recipe is None else recipe.save()
 
 
-def _unpack(saved: Tensor | Recipe) -> Tensor:
-    return saved.serve() if isinstance(saved, Recipe) else saved
+def _unpack(saved: Kept | Recipe) -> Tensor:
+    return saved.serve() if isinstance(saved, Recipe) else saved.tensor()
 
 
 def _normalisation(
@@ -172,7 +191,7 @@ def _normalisation(
     mean, inverse_std = (getattr(out.grad_fn, f"_saved_result{i}", None) for i in (1, 2))
     if mean is None or inverse_std is None or mean.shape != (x.shape[1],):  # in eval mode, or no graph
         return None
-    return Normalisation(x.detach(), mean, inverse_std, weight, bias, eps)
+    return Normalisation(Kept(x.detach()), mean, inverse_std, weight, bias, eps)
 
 
 def _after(recipe: Recipe, func, args: tuple, kwargs: dict) -> Recipe | None:
@@ -186,4 +205,4 @@ def _after(recipe: Recipe, func, args: tuple, kwargs: dict) -> Recipe | None:
     addend = recipe_of(args[1])
     if addend is not None and addend.chain == LONGEST_CHAIN:
         addend = None
-    return Recipe(recipe.norm, like, version, addend or args[1].detach())
+    return Recipe(recipe.norm, like, version, addend or Kept(args[1].detach()))

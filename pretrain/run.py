@@ -34,12 +34,22 @@ class PretrainingRecordHook(Hook):
         encoder: the encoder's config.
         rule: the learning rule's config.
         soft_sharing: options of soft sharing, where units own copies of shared stages.
+        epochs_per_unit: epochs of each unit, where they are trained one after the other.
     """
 
-    def __init__(self, config_sha256: str, encoder: dict, rule: object, soft_sharing: dict | None = None) -> None:
+    def __init__(
+        self,
+        config_sha256: str,
+        encoder: dict,
+        rule: object,
+        soft_sharing: dict | None = None,
+        epochs_per_unit: int | None = None,
+    ) -> None:
         record = {"rule": rule, "encoder": encoder, "config_sha256": config_sha256, "git_revision": git_revision()}
         if soft_sharing is not None:
             record["soft_sharing"] = soft_sharing
+        if epochs_per_unit is not None:
+            record["epochs_per_unit"] = epochs_per_unit
         self.record = json.loads(json.dumps(record))  # ConfigDict -> dict
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -89,7 +99,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
                          "or lower train_dataloader.batch_size with --cfg-options")
     model = plain["model"]
     record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"],
-                  soft_sharing=model.get("soft_sharing"))
+                  soft_sharing=model.get("soft_sharing"), epochs_per_unit=_epochs_per_unit(plain))
     runner = Runner.from_cfg(Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record])))
     assert runner.train_loop is not None  # builds the data set, which may refuse its options
     for hook in runner.hooks:
@@ -98,6 +108,11 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     claim_work_dir(work_dir, plain)
     runner.train()
     return Path(find_latest_checkpoint(str(work_dir)))
+
+
+def _epochs_per_unit(config: dict) -> int | None:
+    hooks = [hook for hook in config.get("custom_hooks", []) if hook["type"] == "SequentialUnitsHook"]
+    return hooks[0]["epochs_per_unit"] if hooks else None
 
 
 def _check_checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> None:

@@ -24,7 +24,7 @@ RECOMPUTE = {
 
 def check_recompute(recompute: str) -> None:
     """Refuses a mode that is not in :data:`RECOMPUTE`."""
-    if recompute not in RECOMPUTE:
+    if not isinstance(recompute, str) or recompute not in RECOMPUTE:
         near = difflib.get_close_matches(str(recompute), RECOMPUTE, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown recompute mode {recompute!r}; known are {', '.join(RECOMPUTE)}{hint}")

@@ -45,8 +45,8 @@ class SoftSharing:
     """
 
     def __init__(self, encoder: Encoder, units: Sequence[LocalUnit], coefficient: float) -> None:
-        if not coefficient >= 0:
-            raise ValueError(f"coefficient of soft_sharing is {coefficient}; it must not be negative")
+        if not 0 <= coefficient < float("inf"):
+            raise ValueError(f"coefficient of soft_sharing is {coefficient}; a finite number of at least 0 is needed")
         check_loco_units(units, encoder.stages)
         self.encoder = encoder
         self.coefficient = coefficient
@@ -80,7 +80,8 @@ class SoftSharing:
 class SoftSharingBackprop(LocalBackprop):
     """Runs one step of LoCo with soft sharing; the objectives contain the copies, see :meth:`SoftSharing.extend`.
 
-    Args and errors: as for :class:`~pretrain.local_backprop.LocalBackprop`, and :func:`check_loco_units`.
+    Args and errors: as for :class:`~pretrain.local_backprop.LocalBackprop`, and :func:`check_loco_units`. Copies are parts
+    of decoders: every recompute mode but ``none`` does to them what ``norm`` does, none runs them again.
     """
 
     def __init__(
@@ -100,8 +101,7 @@ class SoftSharingBackprop(LocalBackprop):
         """As :meth:`LocalBackprop.step`, one objective a unit of LoCo; the first stage's own takes the images themselves."""
         if not self._first_is_outside:
             return super().step(x, objectives)
-        with self._autocast():
-            loss = objectives[0](x)
+        loss = self._loss(x, objectives[0])
         loss.backward()
         return [loss.detach(), *super().step(x, objectives[1:])]
 

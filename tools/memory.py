@@ -2,11 +2,12 @@
 
     python tools/memory.py --encoder resnet50 --methods simclr gim loco
     python tools/memory.py --encoder presnet50 --methods gim loco --recompute norm --format json
-    python tools/memory.py --encoder resnet50 --methods loco configs/pretrain/ablations/table5_l2_1e_3.py
+    python tools/memory.py --encoder resnet50 --methods loco configs/pretrain/ablations/table5_l2_1e-3.py
 
 The step is counted on fake tensors: exact, without a GPU, in seconds. GB are 10^9 bytes of float32 tensors; the peak is
 parameters, gradients and activations, the optimizer's state comes on top. SimCLR and SimCLR with every block checkpointed
-are always shown; ratios are to SimCLR without recomputation. A method may also be a pretraining config file.
+are always shown; ratios are to SimCLR without recomputation. A method may also be a pretraining config file, of which the
+learning rule, decoders and sharing count; encoder and recomputation are those of the command line.
 """
 
 from __future__ import annotations

@@ -84,13 +84,17 @@ def test_the_account_adds_up_and_is_deterministic():
     assert first.parameter_bytes == first.optimizer_bytes == 4 * sum(p.numel() for p in learner.parameters())
 
 
-def test_flops_of_a_simclr_step():
+@pytest.mark.parametrize(("name", "first_convolution", "channels"), [
+    ("resnet50", 64 * 3 * 7 * 7 * 112 * 112, 2048),
+    ("presnet50", 32 * 3 * 7 * 7 * 112 * 112, 4096),  # grouped convolutions, whose backward pass torch miscounts
+    ("shufflenet_v2_50", 64 * 3 * 3 * 3 * 112 * 112, 2048),
+])
+def test_flops_of_a_simclr_step(name, first_convolution, channels):
     """Three times the forward pass, but for the images' gradient that nobody asks for (and the loss's few products)."""
-    forward = stage_complexity(build_encoder("resnet50")).total("flops")
-    first_convolution = 64 * 3 * 7 * 7 * 112 * 112
-    head = 2048 * 2048 + 2048 * 128
+    forward = stage_complexity(build_encoder(name)).total("flops")
+    head = channels * channels + channels * 128
     expected = 64 * (3 * forward - first_convolution + 3 * head)
-    assert cost_of("resnet50", "simclr").flops == pytest.approx(expected, rel=1e-5)
+    assert cost_of(name, "simclr").flops == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("encoder", "method", "recompute", "least"), [
@@ -173,6 +177,8 @@ def test_tool_times_real_steps(run_tool):
     (["--encoder", "resnet18", "--methods", "locoo"], "did you mean 'loco'?"),
     (["--encoder", "resnet18", "--recompute", "blok"], "did you mean 'block'?"),
     (["--encoder", "resnet18", "--batch-size", "3"], "batch size is 3"),
+    (["--encoder", "resnet18", "--batch-size", "100000000000"], "batch size is 100000000000"),
+    (["--encoder", "resnet18", "--methods", "setup.py"], "setup.py is no pretraining config"),
     (["--encoder", "resnet18", "--input-size", "0"], "input size must be between 1 and"),
     (["--encoder", "resnet18", "--methods", "nowhere.py"], "config file nowhere.py does not exist"),
     (["--encoder", "resnet18", "--methods", "configs/_base_/coco_data.py"], "is no pretraining config"),

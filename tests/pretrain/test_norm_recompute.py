@@ -106,6 +106,30 @@ def test_other_operations_in_place_end_the_recipe():
         assert_close(gradients(net, x, cheap_recompute), gradients(net, x, nullcontext))
 
 
+def test_changes_in_place_are_refused_as_autograd_refuses_them():
+    """What a backward pass needs, or a recipe, must not have changed: an addend after the sum, any saved tensor."""
+    torch.manual_seed(0)
+    norm, x = nn.BatchNorm2d(4).double(), torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def changed_addend():
+        z = x * 3
+        y = norm(1.5 * x).add_(z)
+        z.relu_()
+        return y.square() + z
+
+    def changed_factor():
+        y = x * 2
+        out = y.square()
+        y.mul_(2)
+        return out
+
+    for compute in (changed_addend, changed_factor):
+        with cheap_recompute():
+            out = compute()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+
+
 def test_activations_are_given_back_and_no_convolution_runs_again():
     """Between forward and backward the block's inner activation is gone; its backward pass convolves nothing."""
     net = residual_net()

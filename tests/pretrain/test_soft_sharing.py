@@ -151,7 +151,7 @@ def test_export_contains_the_encoder_only(tmp_path):
 @pytest.mark.parametrize(("rule", "options", "message"), [
     ("gim", dict(coefficient=1e-3), r"units of LoCo, not \[0,2\), .*set rule=dict\(type='loco'\)"),
     (dict(type="loco", window=3), dict(coefficient=1e-3), "units of LoCo"),
-    ("loco", dict(coefficient=-1), "coefficient of soft_sharing is -1; it must not be negative"),
+    ("loco", dict(coefficient=-1), "coefficient of soft_sharing is -1; a finite number"),
     ("loco", dict(coeficient=1), "options of soft_sharing do not fit: .*coeficient"),
     ("loco", dict(), "options of soft_sharing do not fit: .*coefficient"),
 ])
