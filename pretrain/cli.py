@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain.errors import RunFailedError
+
 if TYPE_CHECKING:
     from mmengine.config import Config
 
@@ -26,7 +28,8 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
     """Makes a tool's entry point of a function that returns what belongs on stdout.
 
     Meanwhile whatever libraries print or log goes to stderr. A ``ValueError`` or missing file, that is what a user can
-    mend, becomes one line on stderr and exit code 2; set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
+    mend, becomes one line on stderr and exit code 2; a run that failed or was interrupted
+    (:mod:`pretrain.errors`) becomes one line and its own exit code. Set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
     """
 
     @functools.wraps(main)
@@ -34,11 +37,11 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 output = main()
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, RunFailedError) as error:
             if os.environ.get("LOCO_DET_TRACEBACK"):
                 raise
             note(f"error: {' '.join(str(error).split())}")
-            sys.exit(USAGE_ERROR)
+            sys.exit(getattr(error, "exit_code", USAGE_ERROR))
         print(output)
 
     return entry_point

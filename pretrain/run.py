@@ -35,6 +35,8 @@ class PretrainingRecordHook(Hook):
         rule: the learning rule's config.
         soft_sharing: options of soft sharing, where units own copies of shared stages.
         epochs_per_unit: epochs of each unit, where they are trained one after the other.
+        decoder: options of the decoders.
+        max_epochs: epochs of the whole schedule.
     """
 
     def __init__(
@@ -44,12 +46,12 @@ class PretrainingRecordHook(Hook):
         rule: object,
         soft_sharing: dict | None = None,
         epochs_per_unit: int | None = None,
+        decoder: dict | None = None,
+        max_epochs: int | None = None,
     ) -> None:
         record = {"rule": rule, "encoder": encoder, "config_sha256": config_sha256, "git_revision": git_revision()}
-        if soft_sharing is not None:
-            record["soft_sharing"] = soft_sharing
-        if epochs_per_unit is not None:
-            record["epochs_per_unit"] = epochs_per_unit
+        optional = dict(soft_sharing=soft_sharing, epochs_per_unit=epochs_per_unit, decoder=decoder, max_epochs=max_epochs)
+        record |= {key: value for key, value in optional.items() if value is not None}
         self.record = json.loads(json.dumps(record))  # ConfigDict -> dict
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -99,7 +101,8 @@ def pretrain(config: Config, resume: bool = False) -> Path:
                          "or lower train_dataloader.batch_size with --cfg-options")
     model = plain["model"]
     record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"],
-                  soft_sharing=model.get("soft_sharing"), epochs_per_unit=_epochs_per_unit(plain))
+                  soft_sharing=model.get("soft_sharing"), epochs_per_unit=_epochs_per_unit(plain),
+                  decoder=model.get("decoder"), max_epochs=plain["train_cfg"]["max_epochs"])
     runner = Runner.from_cfg(Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record])))
     assert runner.train_loop is not None  # builds the data set, which may refuse its options
     for hook in runner.hooks:

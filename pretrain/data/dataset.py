@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -81,18 +82,25 @@ class TwoViewImages(Dataset):
 
 @DATA_SAMPLERS.register_module()
 class KeyedSampler(Sampler):
-    """A seeded shuffle per epoch, cut to a multiple of the world size, that yields :class:`SampleKey`.
+    """A seeded order per epoch, cut to a multiple of the world size, that yields :class:`SampleKey`.
+
+    The order is a shuffle, unless the data set has one of its own (``epoch_order(generator)``, an array of all indices).
 
     Args:
         dataset: anything with a length.
         seed: the run's seed; the same in every process.
+
+    Attributes:
+        start: how many of this process's samples the next iteration leaves out; a run resumed within an epoch sets it.
     """
 
     def __init__(self, dataset: Dataset, seed: int | None = None) -> None:
         self.num_samples = len(dataset) // distributed.world_size()
-        self.size = len(dataset)
         self.seed = seed or 0
         self.epoch = 0
+        self.start = 0
+        shuffle = partial(_shuffle, len(dataset))
+        self._epoch_order = getattr(dataset, "epoch_order", shuffle)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training loop at the start of each epoch."""
@@ -102,6 +110,10 @@ class KeyedSampler(Sampler):
         return self.num_samples
 
     def __iter__(self) -> Iterator[SampleKey]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        mine = order[distributed.rank() :: distributed.world_size()][: self.num_samples]
+        order = self._epoch_order(np.random.default_rng([self.seed, self.epoch]))
+        mine = order[distributed.rank() :: distributed.world_size()][self.start : self.num_samples]
         return (SampleKey(self.seed, self.epoch, int(index)) for index in mine)
+
+
+def _shuffle(size: int, generator: np.random.Generator) -> np.ndarray:
+    return generator.permutation(size)
