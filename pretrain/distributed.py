@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+LAUNCHERS = ("none", "pytorch", "slurm")
 
 
 def world_size() -> int:
@@ -15,6 +21,61 @@ def world_size() -> int:
 def rank() -> int:
     """Index of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def find_launcher() -> str:
+    """``"pytorch"`` under torchrun, otherwise ``"none"``. SLURM must be asked for: any shell of a job has its variables."""
+    return "pytorch" if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else "none"
+
+
+def start_processes(launcher: str) -> None:
+    """Joins the process group of a launcher: nccl where there is CUDA, gloo on CPUs; ``"none"`` does nothing.
+
+    Raises:
+        ValueError: the launcher is unknown, its environment variables are lacking, or SLURM's is asked for without CUDA.
+    """
+    if launcher not in LAUNCHERS:
+        raise ValueError(f"unknown launcher {launcher!r}; known are {', '.join(LAUNCHERS)}")
+    if launcher == "none" or dist.is_initialized():
+        return
+    needed = {"pytorch": ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_NODELIST")}
+    lacking = [name for name in needed[launcher] if name not in os.environ]
+    if lacking:
+        start = "torchrun --nproc-per-node N tools/pretrain.py ..." if launcher == "pytorch" else "srun"
+        raise ValueError(f"launcher {launcher!r} needs the environment variable {lacking[0]}; start the tool with {start}")
+    if torch.cuda.is_available():
+        from mmengine.dist import init_dist
+
+        init_dist(launcher, backend="nccl")
+    elif launcher == "slurm":
+        raise ValueError("launcher 'slurm' needs a CUDA device in every task; on CPUs start the tool with torchrun")
+    else:
+        dist.init_process_group("gloo")
+
+
+def stop_processes() -> None:
+    """Leaves the process group, where there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The others enter when the first process has left: what it made on disk is there."""
+    if world_size() > 1 and rank() > 0:
+        dist.barrier()
+    yield
+    if world_size() > 1 and rank() == 0:
+        dist.barrier()
+
+
+def average(x: Tensor) -> Tensor:
+    """The mean of a detached tensor over the processes."""
+    if world_size() == 1:
+        return x
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x / world_size()
 
 
 class _GatherWithGradient(torch.autograd.Function):
@@ -47,3 +108,70 @@ def gather(x: Tensor) -> Tensor:
         ``(world_size * n, ...)``.
     """
     return x if world_size() == 1 else _GatherWithGradient.apply(x)
+
+
+class GradientAverager:
+    """Averages gradients over all processes, group by group, while the backward pass goes on below.
+
+    Torch's DistributedDataParallel takes every parameter's gradient through one backward pass, which local units do not
+    have. Here a group (a block of the encoder, a decoder) is sent off as soon as the last of its gradients is accumulated;
+    the executor accumulates each once a step. All processes must send in one order: the first step's order, in which the
+    first process got its groups ready, is kept by all of them.
+
+    Args:
+        groups: parameters that are sent together; a parameter belongs to one group.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[nn.Parameter]]) -> None:
+        self._groups = [[p for p in group if p.requires_grad] for group in groups]
+        self._order: list[int] | None = None  # of the groups; unknown until a step has been made
+        self._became_ready: list[int] = []  # in this step
+        self._arrived = [0] * len(self._groups)
+        self._sent: list[tuple[list[Tensor], Tensor, dist.Work]] = []
+        self._next = 0  # position in the order
+        for index, group in enumerate(self._groups):
+            for parameter in group:
+                parameter.register_post_accumulate_grad_hook(lambda _, index=index: self._arrive(index))
+
+    def forget_order(self) -> None:
+        """To be called in all processes when other units are trained from now on."""
+        self._order = None
+
+    def finish(self) -> None:
+        """Sends what has not been sent, waits, and puts the averages into ``.grad``. Called once a step."""
+        if self._order is None:
+            self._order = self._agree_on_order()
+        for index in self._order[self._next :]:
+            self._send(index)
+        for grads, bucket, work in self._sent:
+            work.wait()
+            bucket /= world_size()
+            parts = bucket.split([grad.numel() for grad in grads])
+            torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(parts, grads, strict=True)])
+        self._sent.clear()
+        self._became_ready.clear()
+        self._arrived = [0] * len(self._groups)
+        self._next = 0
+
+    def _arrive(self, index: int) -> None:
+        self._arrived[index] += 1
+        if self._arrived[index] < len(self._groups[index]):
+            return
+        self._became_ready.append(index)
+        while self._order is not None and self._next < len(self._order) and self._order[self._next] in self._became_ready:
+            self._send(self._order[self._next])
+            self._next += 1
+
+    def _send(self, index: int) -> None:
+        grads = [p.grad for p in self._groups[index] if p.grad is not None]  # none where the group is not trained now
+        if grads:
+            bucket = torch.cat([grad.reshape(-1) for grad in grads])
+            self._sent.append((grads, bucket, dist.all_reduce(bucket, async_op=True)))
+
+    def _agree_on_order(self) -> list[int]:
+        """The first process's: groups as they became ready, then the others."""
+        mine = [*self._became_ready, *(i for i in range(len(self._groups)) if i not in self._became_ready)]
+        device = self._groups[0][0].device
+        order = torch.tensor(mine, device=device)
+        dist.broadcast(order, src=0)
+        return order.tolist()

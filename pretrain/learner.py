@@ -15,6 +15,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pretrain.decoders import Decoder
+from pretrain.distributed import GradientAverager, average
 from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop
 from pretrain.local_units import LocalUnit, build_units, unit_names, untrained_blocks
@@ -22,6 +23,7 @@ from pretrain.losses import NTXentLoss
 from pretrain.sequential import check_separable
 from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
 
+AUTOCAST = {None: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -35,8 +37,12 @@ class LocalContrastiveLearner(BaseModel):
         rule: learning rule or list of block ranges, see :func:`pretrain.local_units.build_units`.
         decoder: options of :class:`~pretrain.decoders.Decoder`, the same for every unit.
         temperature: tau of NT-Xent.
-        autocast: ``"bfloat16"`` to run the forward passes in bfloat16, None for float32.
+        autocast: ``"bfloat16"`` or ``"float16"`` to run the forward passes in that type, None for float32; float16 needs the
+            :class:`~pretrain.optimizers.LossScalingOptimWrapper`. NT-Xent is computed in float32 whatever this is.
         channels_last: keep convolution weights and inputs in channels-last order.
+        compile: backend of torch.compile for the encoder's blocks and the decoders (``"inductor"``), None to run them as
+            they are. A compiled block's backward pass always computes weight gradients, also where the executor wants the
+            gradient to the input alone: it pays for rules without overlap.
         allow_untrained: whether blocks that no unit updates may stay untrained, which is then logged.
         recompute: what is run forward again to save memory, see :data:`pretrain.segments.RECOMPUTE`.
         soft_sharing: options of :class:`~pretrain.soft_sharing.SoftSharing` to give LoCo's units their own copies of shared
@@ -55,14 +61,18 @@ class LocalContrastiveLearner(BaseModel):
         temperature: float = 0.1,
         autocast: str | None = None,
         channels_last: bool = False,
+        compile: str | None = None,
         allow_untrained: bool = False,
         recompute: str = "none",
         soft_sharing: Mapping | None = None,
         data_preprocessor: Mapping | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        if autocast not in (None, "bfloat16"):
-            raise ValueError(f"autocast is {autocast!r}; None or 'bfloat16' is needed")
+        if autocast not in AUTOCAST:
+            raise ValueError(f"autocast is {autocast!r}; None, 'bfloat16' or 'float16' is needed")
+        if compile is not None and recompute != "none":
+            raise ValueError(f"compile={compile!r} cannot be combined with recompute={recompute!r}, which takes the blocks' "
+                             "graphs apart; leave one of them out")
         self.autocast = autocast
         self.loss = NTXentLoss(temperature)
         self.encoder = build_encoder(encoder)
@@ -85,45 +95,35 @@ class LocalContrastiveLearner(BaseModel):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.allow_untrained, self.recompute = allow_untrained, recompute
         self._alone: int | None = None  # the only unit that is trained now
+        self.gradient_averager: GradientAverager | None = None  # where this is one of many processes
+        if compile is not None:
+            self._compile(compile)
         self.backprop = self._executor(self.units, allow_untrained)
 
     def train_step(self, data: Mapping[str, Tensor], optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """One optimisation step.
 
         Args:
-            data: ``{"views": (N, 2, 3, H, W) uint8}``.
-            optim_wrapper: a plain mmengine ``OptimWrapper``.
+            data: what the data preprocessor makes ``{"views": (N, 2, 3, H, W) uint8}`` of; by default that itself.
+            optim_wrapper: a plain mmengine ``OptimWrapper``, with float16 a ``LossScalingOptimWrapper``.
 
         Returns:
             Log variables: ``loss`` (sum over units), and per unit ``loss_<unit>`` and ``accuracy_<unit>`` (contrastive
             accuracy, 0 to 1); with soft sharing ``penalty``, which ``loss`` does not contain.
         """
-        if type(optim_wrapper) is not OptimWrapper or optim_wrapper._accumulative_counts != 1:
-            raise ValueError("the learner steps a plain OptimWrapper without accumulation: contrastive losses do not add up "
-                             "over smaller batches, and autocast is an option of the model")
+        self._check_optim_wrapper(optim_wrapper)
         views = self.data_preprocessor(data, training=True)["views"]
+        scale = getattr(optim_wrapper, "scale", _unscaled)
         active = range(len(self.units)) if self._alone is None else [self._alone]
-        names = [self.unit_names[index] for index in active]
-        accuracies: dict[str, Tensor] = {}
-
-        def objective(name: str, decoder: nn.Module):
-            def loss_of(features: Tensor) -> Tensor:
-                loss, accuracies[name] = self.loss(decoder(features))
-                return loss
-
-            return loss_of
-
+        objectives = {self.unit_names[index]: _Objective(self.decoders[index], self.loss, scale) for index in active}
         optim_wrapper.zero_grad()
-        objectives = [objective(name, self.decoders[index]) for name, index in zip(names, active, strict=True)]
         images = views.transpose(0, 1).flatten(0, 1)  # (2N, 3, H, W), first views first
-        losses = self.backprop.step(self.normalise(images), objectives)  # no name, so that the executor can free them
-        logs = {"loss": torch.stack(losses).sum()}
-        logs |= {f"loss_{name}": loss for name, loss in zip(names, losses, strict=True)}
-        logs |= {f"accuracy_{name}": accuracy for name, accuracy in accuracies.items()}
+        self.backprop.step(self.normalise(images), list(objectives.values()))  # no name, so that the executor can free them
+        if self.gradient_averager is not None:
+            self.gradient_averager.finish()
+        logs = _logs_of(objectives)
         if self.soft_sharing is not None:
-            penalty = self.soft_sharing.penalty()
-            penalty.backward()
-            logs["penalty"] = penalty.detach()
+            logs["penalty"] = self.soft_sharing.descend(scale)
         optim_wrapper.step()
         return logs
 
@@ -145,6 +145,8 @@ class LocalContrastiveLearner(BaseModel):
             check_separable(self.units)
             self.backprop = self._executor([self.units[index]], allow_untrained=True)
         self._alone = index
+        if self.gradient_averager is not None:
+            self.gradient_averager.forget_order()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> LocalContrastiveLearner:
@@ -172,7 +174,57 @@ class LocalContrastiveLearner(BaseModel):
 
     def _autocast_context(self):
         device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.autocast is not None)
+        return torch.autocast(device, AUTOCAST[self.autocast], enabled=self.autocast is not None)
+
+    def _check_optim_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+        scales = hasattr(optim_wrapper, "scale")
+        if not (scales or type(optim_wrapper) is OptimWrapper) or optim_wrapper._accumulative_counts != 1:
+            raise ValueError("the learner steps a plain OptimWrapper without accumulation: contrastive losses do not add up "
+                             f"over smaller batches, and autocast is an option of the model; got {optim_wrapper}")
+        if scales != (self.autocast == "float16"):
+            raise ValueError(f"model.autocast is {self.autocast!r}, but the optimizer wrapper is "
+                             f"{type(optim_wrapper).__name__}; float16 needs LossScalingOptimWrapper, all else OptimWrapper")
+
+    def _compile(self, backend: str) -> None:
+        """Compiles the encoder's composite layers and the decoders in place; names of weights stay."""
+        torch._functorch.config.donated_buffer = False  # a graph serves several backward passes
+        paths = {path for block in self.encoder.block_layers for path in block}
+        composite = [layer for layer in map(self.encoder.get_submodule, sorted(paths)) if any(layer.children())]
+        for module in [*composite, *self.decoders]:
+            module.compile(backend=backend)
+
+
+class _Objective:
+    """A unit's decoder and loss for one step.
+
+    Attributes:
+        loss: the mean loss over this process's rows, detached.
+        accuracy: the contrastive accuracy of these rows.
+    """
+
+    def __init__(self, decoder: nn.Module, loss: NTXentLoss, scale: Callable[[Tensor], Tensor]) -> None:
+        self._decoder, self._loss, self._scale = decoder, loss, scale
+        self.loss: Tensor | None = None
+        self.accuracy: Tensor | None = None
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Feature map ``(2N, C, h, w)`` -> the loss, scaled for the backward pass."""
+        loss, self.accuracy = self._loss(self._decoder(features))
+        self.loss = loss.detach()
+        return self._scale(loss)
+
+
+def _unscaled(loss: Tensor) -> Tensor:
+    return loss
+
+
+def _logs_of(objectives: Mapping[str, _Objective]) -> dict[str, Tensor]:
+    """Losses and accuracies by unit, means over all processes, and the sum of the losses."""
+    values = average(torch.stack([torch.stack([o.loss, o.accuracy]) for o in objectives.values()]))  # (units, 2)
+    logs = {"loss": values[:, 0].sum()}
+    logs |= {f"loss_{name}": loss for name, loss in zip(objectives, values[:, 0], strict=True)}
+    logs |= {f"accuracy_{name}": accuracy for name, accuracy in zip(objectives, values[:, 1], strict=True)}
+    return logs
 
 
 def _build(name: str, make: Callable[..., Any], options: Mapping, *args: Any) -> Any:

@@ -63,6 +63,17 @@ class SoftSharing:
         ]
         return [*lower, decoders[-1]]
 
+    def descend(self, scale: Callable[[Tensor], Tensor] = lambda loss: loss) -> Tensor:
+        """Adds the gradient of the penalty, times the scale, to every ``.grad`` and returns the penalty, detached."""
+        pairs = [pair for blocks, stage in zip(self._ranges, self.copies, strict=True)
+                 for pair in zip(self.encoder.parameters_of(*blocks), stage.parameters(), strict=True)]
+        parameters = list(dict.fromkeys(parameter for pair in pairs for parameter in pair))
+        penalty = self.penalty()
+        # not backward(): the losses' gradients are complete, and who waits for that must not be told again
+        for parameter, grad in zip(parameters, torch.autograd.grad(scale(penalty), parameters), strict=True):
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return penalty.detach()
+
     def penalty(self) -> Tensor:
         """Half the coefficient times the squared distance of all pairs of parameters; scalar, with a graph.
 

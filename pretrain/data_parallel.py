@@ -1,0 +1,55 @@
+"""The learner in one of many processes, each with its share of the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
+
+from pretrain.distributed import GradientAverager
+from pretrain.learner import LocalContrastiveLearner
+from pretrain.sync_batchnorm import convert_batchnorm_for_cpu
+
+
+@MODEL_WRAPPERS.register_module()
+class DataParallelLearner(nn.Module):
+    """Makes a learner compute in every process what one process would compute with the whole batch.
+
+    All begin with the first process's weights; batch norm takes its statistics over the global batch, NT-Xent its negatives,
+    and gradients are averaged block by block while the executor goes on. The losses that are logged are the global ones.
+
+    Args:
+        module: the learner, on its device.
+        sync_batchnorm: statistics over the global batch, as the paper's baseline has them; without, each process normalises
+            its own rows.
+    """
+
+    def __init__(self, module: LocalContrastiveLearner, sync_batchnorm: bool = True) -> None:
+        super().__init__()
+        if sync_batchnorm:
+            _synchronise_batchnorm(module)
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, src=0)
+        encoder = module.encoder
+        blocks = [list(encoder.parameters_of(index, index + 1)) for index in range(encoder.num_blocks)]
+        module.gradient_averager = GradientAverager([*blocks, *(list(decoder.parameters()) for decoder in module.decoders)])
+        self.module = module
+
+    def train_step(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """See :meth:`LocalContrastiveLearner.train_step`; ``data`` is this process's share."""
+        return self.module.train_step(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        """See :meth:`LocalContrastiveLearner.forward`."""
+        return self.module(*args, **kwargs)
+
+
+def _synchronise_batchnorm(learner: LocalContrastiveLearner) -> None:
+    if next(learner.parameters()).is_cuda:
+        learner.encoder.convert_sync_batchnorm()
+        nn.SyncBatchNorm.convert_sync_batchnorm(learner.decoders)
+    else:
+        convert_batchnorm_for_cpu(learner)
