@@ -42,7 +42,8 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
                 raise
             note(f"error: {' '.join(str(error).split())}")
             sys.exit(getattr(error, "exit_code", USAGE_ERROR))
-        print(output)
+        if os.environ.get("RANK", "0") == "0":  # of many processes one speaks
+            print(output)
 
     return entry_point
 

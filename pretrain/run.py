@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from mmengine.config import Config
@@ -13,12 +12,17 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.utils import import_modules_from_strings
 
 import pretrain.data.dataset
+import pretrain.data_parallel
 import pretrain.hooks
 import pretrain.learner
-import pretrain.sequential  # these four register what configs name
+import pretrain.monitoring
+import pretrain.optimizers
+import pretrain.sequential  # these register what configs name
+from pretrain import distributed
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
-from pretrain.data.images import list_images
 from pretrain.data.synthetic import ensure_configured
+from pretrain.learning_rates import check_schedule, resolve_lr
+from pretrain.optimizers import check_no_accumulation
 from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision
 
 
@@ -63,19 +67,22 @@ class PretrainingRecordHook(Hook):
         checkpoint[RECORD_KEY] = {**self.record, "epoch": checkpoint["meta"]["epoch"], "iter": checkpoint["meta"]["iter"]}
 
 
-def use_image_folder(config: Config, data_root: str) -> None:
-    """Makes ``config`` pretrain on the images below ``data_root`` instead of those it names (in place)."""
-    config.train_dataloader.dataset.data_root = data_root
-    config.train_dataloader.dataset.cache = False  # a folder of unknown size need not fit into memory
+def use_data_root(config: Config, data_root: str) -> None:
+    """Makes ``config`` look for its images below ``data_root`` instead of where it says (in place)."""
+    dataset = config.train_dataloader.dataset
+    dataset.data_root = data_root
+    if "cache" in dataset:
+        dataset.cache = False  # a folder of unknown size need not fit into memory
     config.pop("synthetic_data", None)
 
 
-def pretrain(config: Config, resume: bool = False) -> Path:
-    """Runs or continues one pretraining.
+def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Path:
+    """Runs or continues one pretraining, in every process of a launcher.
 
     Args:
-        config: resolved config with ``work_dir`` set.
+        config: resolved config with ``work_dir`` set. Its batch size is the global one, whatever the number of processes.
         resume: continue from the work directory's last checkpoint; with none there, start.
+        launcher: ``"none"`` for a single process, or one of :data:`pretrain.distributed.LAUNCHERS`.
 
     Returns:
         The last checkpoint.
@@ -84,33 +91,60 @@ def pretrain(config: Config, resume: bool = False) -> Path:
         ValueError: the work directory holds a run of another config, or checkpoints of this one while ``resume`` is off;
             or the model, rule or data do not fit together. All before training starts.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but pretraining runs in one process only as yet; start "
-                         "it without torchrun")
+    distributed.start_processes(launcher)
     plain = config.to_dict()
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
-    ensure_configured(plain)
+    with distributed.first_process_first():
+        ensure_configured(plain)
     dataset = plain["train_dataloader"]["dataset"]
     dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
     work_dir = Path(config.work_dir)
     sha256 = check_work_dir(work_dir, plain)
     _check_checkpoint_to_resume(work_dir, resume, sha256)
-    batch_size, num_images = plain["train_dataloader"]["batch_size"], len(list_images(dataset["data_root"]))
-    if num_images < batch_size:
-        raise ValueError(f"{dataset['data_root']} holds {num_images} images, fewer than a batch of {batch_size}; add images "
-                         "or lower train_dataloader.batch_size with --cfg-options")
     model = plain["model"]
     record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"],
                   soft_sharing=model.get("soft_sharing"), epochs_per_unit=_epochs_per_unit(plain),
                   decoder=model.get("decoder"), max_epochs=plain["train_cfg"]["max_epochs"])
-    runner = Runner.from_cfg(Config(dict(plain, resume=resume, custom_hooks=[*plain.get("custom_hooks", []), record])))
-    assert runner.train_loop is not None  # builds the data set, which may refuse its options
+    hooks = [*plain.get("custom_hooks", []), record]
+    runner = Runner.from_cfg(Config(dict(share_of_process(plain), resume=resume, custom_hooks=hooks, launcher=launcher)))
+    with distributed.first_process_first():
+        assert runner.train_loop is not None  # builds the data set, which may refuse its options
+    num_images, batch_size = len(runner.train_dataloader.dataset), plain["train_dataloader"]["batch_size"]
+    if num_images < batch_size:
+        raise ValueError(f"{dataset['data_root']} holds {num_images} images, fewer than a batch of {batch_size}; add images "
+                         "or lower train_dataloader.batch_size with --cfg-options")
     for hook in runner.hooks:
         if hasattr(hook, "check"):  # ours, which may refuse the run
             hook.check(runner)
-    claim_work_dir(work_dir, plain)
+    if distributed.rank() == 0:
+        claim_work_dir(work_dir, plain)
     runner.train()
+    distributed.stop_processes()
     return Path(find_latest_checkpoint(str(work_dir)))
+
+
+def share_of_process(config: dict) -> dict:
+    """What one of the processes is to do of a config: its part of the batch, at the learning rate of the whole batch.
+
+    Raises:
+        ValueError: the batch is of one image or cannot be divided, the learning rate is ambiguous, the schedule does not fit
+            the run, or gradients are to be accumulated.
+    """
+    batch_size, world_size = config["train_dataloader"]["batch_size"], distributed.world_size()
+    if batch_size < 2:
+        raise ValueError(f"train_dataloader.batch_size is {batch_size}; contrastive losses need at least 2 images, each "
+                         "other's negatives")
+    if batch_size % world_size:
+        raise ValueError(f"train_dataloader.batch_size is {batch_size}, the batch of all processes together, which "
+                         f"{world_size} processes cannot share evenly; choose a multiple of {world_size}")
+    check_no_accumulation(config["optim_wrapper"])
+    check_schedule(config["param_scheduler"], config["train_cfg"]["max_epochs"])
+    share = dict(
+        config,
+        train_dataloader=dict(config["train_dataloader"], batch_size=batch_size // world_size),
+        optim_wrapper=resolve_lr(config["optim_wrapper"], batch_size),
+    )
+    return dict({"model_wrapper_cfg": dict(type="DataParallelLearner")}, **share) if world_size > 1 else share
 
 
 def _epochs_per_unit(config: dict) -> int | None:

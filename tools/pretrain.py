@@ -4,7 +4,10 @@
     python tools/pretrain.py configs/pretrain/gim_resnet18_demo.py
     python tools/pretrain.py configs/pretrain/loco_resnet18_folder.py --data-root my/images --work-dir work_dirs/mine
     python tools/pretrain.py CONFIG --resume                            # continue from the last checkpoint
+    torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet_100e.py --data-root imagenet
+    srun python tools/pretrain.py CONFIG --launcher slurm --resume      # one task a GPU
 
+The batch size of a config is that of all processes together.
 The log goes to stderr and to the work directory; the path of the last checkpoint is printed on stdout.
 """
 
@@ -25,16 +28,19 @@ DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("config", nargs="?", help=f"config file (default: {DEFAULT_CONFIG})")
-    add_config_arguments(parser, data_root_help="folder of images, searched recursively")
+    add_config_arguments(parser, data_root_help="a folder of images, or the root of the config's data set")
+    launchers = ("none", "pytorch", "slurm")
+    parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
     args = parser.parse_args()
     if args.config is None:
         note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")
     config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain", needed_keys=NEEDED_KEYS)
-    from pretrain.run import pretrain, use_image_folder
+    from pretrain.distributed import find_launcher
+    from pretrain.run import pretrain, use_data_root
 
     if args.data_root:
-        use_image_folder(config, args.data_root)
-    return str(pretrain(config, resume=args.resume))
+        use_data_root(config, args.data_root)
+    return str(pretrain(config, resume=args.resume, launcher=args.launcher or find_launcher()))
 
 
 if __name__ == "__main__":

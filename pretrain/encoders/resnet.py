@@ -13,6 +13,23 @@ from pretrain.encoders.layers import init_like_resnet, projection
 SMALL_IMAGE_STEMS = {"stl": (5, 2, 3), "small": (3, 1, 1)}
 
 
+class _ResNet(tv_resnet.ResNet):
+    """torchvision's ResNet with another number of channels, which its constructor fixes at 64 in the first stage."""
+
+    def __init__(self, block: type[tv_resnet.BasicBlock | tv_resnet.Bottleneck], layers: list[int], width: int) -> None:
+        object.__setattr__(self, "_width", width)  # before Module's constructor, since torchvision's makes the stages
+        super().__init__(block, layers)
+        if width != 64:
+            self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            init_like_resnet(self.conv1)
+
+    def _make_layer(self, block, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
+        if planes == 64:
+            self.inplanes = self._width
+        return super()._make_layer(block, planes * self._width // 64, blocks, stride, dilate)
+
+
 class ResNetEncoder(Encoder):
     """A torchvision ResNet seen as blocks: the state dict is torchvision's without ``fc.*``.
 
@@ -25,18 +42,25 @@ class ResNetEncoder(Encoder):
         layers: number of residual blocks in each of the four stages.
         stem: ``"imagenet"`` (torchvision's), or one without max-pool for small images: ``"stl"`` (5x5 convolution with
             stride 2) for images about 100 px wide, ``"small"`` (3x3 convolution) for those about 32 px wide.
+        width: channels of the stem and (times the block's expansion) of the first stage; later ones double it.
 
     Raises:
-        ValueError: no stem has that name.
+        ValueError: no stem has that name, or the width is below 1.
     """
 
     def __init__(
-        self, block: type[tv_resnet.BasicBlock | tv_resnet.Bottleneck], layers: list[int], stem: str = "imagenet"
+        self,
+        block: type[tv_resnet.BasicBlock | tv_resnet.Bottleneck],
+        layers: list[int],
+        stem: str = "imagenet",
+        width: int = 64,
     ) -> None:
+        if width < 1:
+            raise ValueError(f"width of the ResNet is {width}; at least 1 channel is needed")
         if stem != "imagenet" and stem not in SMALL_IMAGE_STEMS:
             raise ValueError(f"unknown stem {stem!r}; known stems: imagenet, {', '.join(SMALL_IMAGE_STEMS)}")
         super().__init__()
-        source = tv_resnet.ResNet(block, layers)
+        source = _ResNet(block, layers, width)
         self.conv1, self.bn1, self.relu = source.conv1, source.bn1, source.relu
         stem_layers, stride = ["conv1", "bn1", "relu"], 4
         if stem == "imagenet":
@@ -53,7 +77,7 @@ class ResNetEncoder(Encoder):
             setattr(self, name, getattr(source, name))
             self.stages[f"res{stage + 2}"] = (len(paths), len(paths) + depth)
             paths += [(f"{name}.{i}",) for i in range(depth)]
-            channels += [64 * 2**stage * block.expansion] * depth
+            channels += [width * 2**stage * block.expansion] * depth
             strides += [stride * 2**stage] * depth
         paths[0] = (*stem_layers, *paths[0])
         self.block_layers, self.block_channels, self.block_strides = tuple(paths), tuple(channels), tuple(strides)
@@ -68,9 +92,9 @@ class ResNetEncoder(Encoder):
 
 
 @ENCODERS.register_module(name="resnet18")
-def resnet18(stem: str = "imagenet") -> ResNetEncoder:
-    """ResNet-18: 8 basic blocks, 64-128-256-512 channels."""
-    return ResNetEncoder(tv_resnet.BasicBlock, [2, 2, 2, 2], stem)
+def resnet18(stem: str = "imagenet", width: int = 64) -> ResNetEncoder:
+    """ResNet-18: 8 basic blocks, 64-128-256-512 channels at the standard width."""
+    return ResNetEncoder(tv_resnet.BasicBlock, [2, 2, 2, 2], stem, width)
 
 
 @ENCODERS.register_module(name="resnet34")

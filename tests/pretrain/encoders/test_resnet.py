@@ -64,3 +64,20 @@ def test_unknown_stem_is_refused():
     """With the known ones."""
     with pytest.raises(ValueError, match="unknown stem 'cifar'; known stems: imagenet, stl, small"):
         build_encoder(dict(type="resnet18", stem="cifar"))
+
+
+def test_width():
+    """A quarter of the width: a sixteenth of the work of every residual convolution, decoder blocks to match."""
+    wide, narrow = (build_on_meta(dict(type="resnet18", stem="small", width=width)) for width in (64, 16))
+    assert narrow.block_channels == tuple(channels // 4 for channels in wide.block_channels)
+    for name in ("res3", "res4", "res5"):  # res2's share contains the stem
+        assert stage_macs(narrow, 32)[name] * 16 == stage_macs(wide, 32)[name]
+    with torch.device("meta"):
+        assert narrow.decoder_block(7, 2)(torch.empty(1, 128, 4, 4)).shape == (1, 128, 2, 2)
+    assert dict(narrow.named_parameters()).keys() == dict(wide.named_parameters()).keys()
+
+
+def test_width_below_one_is_refused():
+    """The value is named."""
+    with pytest.raises(ValueError, match="width of the ResNet is 0"):
+        build_encoder(dict(type="resnet18", width=0))
