@@ -170,9 +170,10 @@ class LocalContrastiveLearner(BaseModel):
 
     def _executor(self, units: Sequence[LocalUnit], allow_untrained: bool) -> LocalBackprop:
         executor = LocalBackprop if self.soft_sharing is None else SoftSharingBackprop
-        return executor(self.encoder, units, self._autocast_context, allow_untrained, self.recompute)
+        return executor(self.encoder, units, self.autocast_context, allow_untrained, self.recompute)
 
-    def _autocast_context(self):
+    def autocast_context(self) -> torch.autocast:
+        """The context in which forward passes run."""
         device = next(self.parameters()).device.type
         return torch.autocast(device, AUTOCAST[self.autocast], enabled=self.autocast is not None)
 

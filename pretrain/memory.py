@@ -39,7 +39,7 @@ METHODS: dict[str, dict] = {  # options of the learner; decoders as in the paper
     "sharing2": dict(rule=dict(type="sharing", blocks=2), decoder=dict(conv_blocks=1)),
 }
 BASELINE = "simclr"
-LEFT_OUT = ("type", "encoder", "recompute", "autocast")  # of a config's model
+LEFT_OUT = ("type", "encoder", "recompute", "autocast", "compile", "data_preprocessor")  # of a config's model
 LARGEST_BATCH = 2**20
 MEASURED = {  # what pretrain.step_benchmark may add to a report: key -> heading, factor
     "measured_bytes": ("measured peak (GB)", 1e-9), "measured_saving_ratio": ("measured saving", 1),
@@ -50,7 +50,7 @@ CHECKPOINTED = "simclr_checkpointed"  # what a user would do instead of local le
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one training step takes; bytes of float32 tensors, optimizer state left out of ``peak_bytes``.
+    """What one training step takes; optimizer state left out of ``peak_bytes``.
 
     Attributes:
         peak_bytes: everything alive at the peak, ``parameter_bytes + gradient_bytes + activation_bytes``.
@@ -75,7 +75,7 @@ class StepCost:
 def method_options(text: str) -> str | dict:
     """A method by its name, or the learner's options of a pretraining config file.
 
-    Encoder, recomputation and autocast are left out: the caller chooses the first two, and float32 is what is counted.
+    Encoder, recomputation and autocast are left out: the caller chooses them.
 
     Raises:
         ValueError: there is no such method, or the file is no pretraining config.
@@ -94,7 +94,12 @@ def method_options(text: str) -> str | dict:
 
 
 def step_cost(
-    encoder: str | Mapping, method: str | Mapping, batch_size: int = 64, input_size: int = 224, recompute: str = "none"
+    encoder: str | Mapping,
+    method: str | Mapping,
+    batch_size: int = 64,
+    input_size: int = 224,
+    recompute: str = "none",
+    autocast: str | None = None,
 ) -> StepCost:
     """Counts one training step of a method.
 
@@ -104,11 +109,13 @@ def step_cost(
         batch_size: number of images that pass through the encoder, views counted apart; even.
         input_size: side of the images.
         recompute: see :data:`pretrain.segments.RECOMPUTE`.
+        autocast: type of the forward passes, see :class:`~pretrain.learner.LocalContrastiveLearner`; by torch's rules for
+            the CPU, which keep the same activations in half precision as those for CUDA where convolutional encoders go.
 
     Raises:
         ValueError: unknown names or modes, an odd batch, or sizes that do not fit the encoder.
     """
-    learner, shape = learner_and_views(encoder, method, batch_size, input_size, recompute)
+    learner, shape = learner_and_views(encoder, method, batch_size, input_size, recompute, autocast)
     stage_complexity(learner.encoder, input_size)  # refuses a size that a stage cannot take
     mode = FakeTensorMode()
     _make_fake(learner, mode)
@@ -138,6 +145,7 @@ def compare_methods(
     batch_size: int = 64,
     input_size: int = 224,
     recompute: str = "none",
+    autocast: str | None = None,
 ) -> dict:
     """Step costs of several methods with their ratios to SimCLR, SimCLR and checkpointed SimCLR always among them.
 
@@ -147,21 +155,22 @@ def compare_methods(
         batch_size: images a step.
         input_size: side of the images.
         recompute: mode of every method but checkpointed SimCLR; the baseline of the ratios is SimCLR without.
+        autocast: see :func:`step_cost`; of the baseline, too.
 
     Returns:
-        ``{"batch_size", "input_size", "recompute", "baseline": {...}, "methods": {name: {...}}}``; every cost is
+        ``{"batch_size", "input_size", "recompute", "autocast", "baseline": {...}, "methods": {name: {...}}}``; every cost is
         :class:`StepCost` as a dict, methods have ``saving_ratio`` and ``flops_ratio`` besides.
     """
-    baseline = step_cost(encoder, BASELINE, batch_size, input_size)
+    baseline = step_cost(encoder, BASELINE, batch_size, input_size, autocast=autocast)
     report = {}
     for name, method in shown_methods(methods).items():
-        cost = step_cost(encoder, method, batch_size, input_size, recompute)
+        cost = step_cost(encoder, method, batch_size, input_size, recompute, autocast)
         report[name] = {
             **asdict(cost),
             "saving_ratio": baseline.peak_bytes / cost.peak_bytes,
             "flops_ratio": cost.flops / baseline.flops,
         }
-    settings = {"batch_size": batch_size, "input_size": input_size, "recompute": recompute}
+    settings = {"batch_size": batch_size, "input_size": input_size, "recompute": recompute, "autocast": autocast}
     return {**settings, "baseline": asdict(baseline), "methods": report}
 
 
@@ -188,7 +197,7 @@ def format_table(report: Mapping) -> str:
         rows[-1] += [f"{row[key] * MEASURED[key][1]:.3f}" if key in row else "" for key in measured]
     head += [MEASURED[key][0] for key in measured]
     rule = ["---", *["---:"] * (len(head) - 1)]
-    caption = (f"{report['batch_size']} images of {report['input_size']} px, float32, recompute={report['recompute']}; "
+    caption = (f"{report['batch_size']} images of {report['input_size']} px, {report['autocast'] or 'float32'}, recompute={report['recompute']}; "
                "GB of 10^9 bytes, ratios to SimCLR without recomputation")
     return "\n".join([caption, "", *(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))])
 
@@ -266,7 +275,12 @@ def _flops(func, args: tuple, kwargs: dict, out) -> int:
 
 
 def learner_and_views(
-    encoder: str | Mapping, method: str | Mapping, batch_size: int, input_size: int, recompute: str
+    encoder: str | Mapping,
+    method: str | Mapping,
+    batch_size: int,
+    input_size: int,
+    recompute: str,
+    autocast: str | None = None,
 ) -> tuple[LocalContrastiveLearner, tuple[int, ...]]:
     """The learner of a method, and the shape of a batch of views; see :func:`step_cost`."""
     if not 4 <= batch_size <= LARGEST_BATCH or batch_size % 2:
@@ -279,7 +293,7 @@ def learner_and_views(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown method {method!r}; known are {', '.join([*METHODS, CHECKPOINTED])}, and "
                          f"pretraining config files such as configs/pretrain/ablations/*.py{hint}")
-    learner = LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute})
+    learner = LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast})
     return learner, (batch_size // 2, 2, 3, input_size, input_size)
 
 
@@ -290,8 +304,10 @@ def train_step(learner: LocalContrastiveLearner, data: dict[str, Tensor], checkp
         return
     x = learner.normalise(data["views"].transpose(0, 1).flatten(0, 1))
     for index in range(learner.encoder.num_blocks):
-        x = checkpoint(learner.encoder.block(index), x, use_reentrant=False, preserve_rng_state=False)
-    loss, _ = learner.loss(learner.decoders[0](x))
+        with learner.autocast_context():
+            x = checkpoint(learner.encoder.block(index), x, use_reentrant=False, preserve_rng_state=False)
+    with learner.autocast_context():
+        loss, _ = learner.loss(learner.decoders[0](x))
     loss.backward()
 
 

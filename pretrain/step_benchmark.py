@@ -42,7 +42,7 @@ def add_measurements(
 
     def step_of(run: str) -> Step:
         method, recompute = runs[run]
-        return Step(encoder, method, report["batch_size"], report["input_size"], recompute, device)
+        return Step(encoder, method, report["batch_size"], report["input_size"], recompute, report["autocast"], device)
 
     peaks = {run: step_of(run).peak_bytes() for run in runs} if memory else {}
     times = _alternate({run: step_of(run) for run in runs}) if seconds else {}
@@ -65,9 +65,10 @@ class Step:
         batch_size: int,
         input_size: int,
         recompute: str,
+        autocast: str | None,
         device: torch.device,
     ) -> None:
-        learner, shape = learner_and_views(encoder, method, batch_size, input_size, recompute)
+        learner, shape = learner_and_views(encoder, method, batch_size, input_size, recompute, autocast)
         self._learner = learner.to(device)
         self._data = {"views": torch.randint(0, 256, shape, dtype=torch.uint8, device=device)}
         self._checkpointed = method == CHECKPOINTED

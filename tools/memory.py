@@ -4,7 +4,7 @@
     python tools/memory.py --encoder presnet50 --methods gim loco --recompute norm --format json
     python tools/memory.py --encoder resnet50 --methods loco configs/pretrain/ablations/table5_l2_1e-3.py
 
-The step is counted on fake tensors: exact, without a GPU, in seconds. GB are 10^9 bytes of float32 tensors; the peak is
+The step is counted on fake tensors: exact, without a GPU, in seconds. GB are 10^9 bytes; the peak is
 parameters, gradients and activations, the optimizer's state comes on top. SimCLR and SimCLR with every block checkpointed
 are always shown; ratios are to SimCLR without recomputation. A method may also be a pretraining config file, of which the
 learning rule, decoders and sharing count; encoder and recomputation are those of the command line.
@@ -30,6 +30,7 @@ def main() -> str:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images, views counted apart (default: 64)")
     parser.add_argument("--input-size", type=int, default=224, metavar="PX", help="side of the image (default: 224)")
     parser.add_argument("--recompute", default="none", metavar="MODE", help="none, norm, stage or block (default: none)")
+    parser.add_argument("--autocast", choices=("bfloat16",), help="type of the forward passes (default: float32)")
     parser.add_argument("--measured", action="store_true", help="measure the peak of real steps on the CUDA device, too")
     parser.add_argument("--timed", action="store_true", help="time real steps on this machine, too")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
@@ -39,7 +40,7 @@ def main() -> str:
 
     methods = {Path(name).stem: method_options(name) for name in args.methods}
     encoder = encoder_spec(args.encoder)
-    report = compare_methods(encoder, methods, args.batch_size, args.input_size, args.recompute)
+    report = compare_methods(encoder, methods, args.batch_size, args.input_size, args.recompute, args.autocast)
     if args.measured or args.timed:
         add_measurements(report, encoder, methods, memory=args.measured, seconds=args.timed)
     if args.format == "json":
