@@ -190,6 +190,6 @@ def test_bad_input_is_one_line(run_tool, arguments, message):
 
 def test_bfloat16_halves_activations():
     """Activations of convolutions are kept in half the bytes; weights, their gradients and statistics stay float32."""
-    whole, half = (step_cost("resnet18", "simclr", 64, 64, autocast=autocast) for autocast in (None, "bfloat16"))
+    whole, half = (step_cost("resnet18", "simclr", 256, 112, autocast=autocast) for autocast in (None, "bfloat16"))
     assert half.parameter_bytes == whole.parameter_bytes
     assert 0.5 < half.account["activations"] / whole.account["activations"] < 0.6
