@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pretrain import distributed
-from pretrain.data.images import UndecodableImageError, decode_image, list_images
+from pretrain.data.images import UndecodableImageError
+from pretrain.data.sources import build_source
 from pretrain.data.views import TwoViews
 
 
@@ -27,54 +29,68 @@ class SampleKey(NamedTuple):
 
 @DATASETS.register_module()
 class TwoViewImages(Dataset):
-    """Two random views of every image below a folder; labels are neither needed nor looked at.
+    """Two random views of every image of a source; labels are neither needed nor looked at.
 
     An image that cannot be decoded is replaced by the next one that can, and flagged in :attr:`undecodable`.
 
     Args:
-        data_root: folder of images, searched recursively.
+        data_root: folder that the source reads from; by default one of images, searched recursively.
         views: options of :class:`~pretrain.data.views.TwoViews`.
         cache: keep the decoded images in memory; for small sets.
+        source: name or config of an image source, see :func:`~pretrain.data.sources.build_source`.
+        split: part of the source.
 
     Attributes:
+        source: the images, an :class:`~pretrain.data.sources.ImageSource`.
         undecodable: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
 
     Raises:
-        ValueError: the folder is missing or holds no image.
+        ValueError: the source's folder is missing or does not hold what the source reads.
     """
 
     metainfo: Mapping = {}
 
-    def __init__(self, data_root: str, views: Mapping, cache: bool = False) -> None:
-        self.paths = list_images(data_root)
+    def __init__(
+        self,
+        data_root: str,
+        views: Mapping,
+        cache: bool = False,
+        source: str | Mapping = "folder",
+        split: str | None = None,
+    ) -> None:
+        self.source = build_source(source, data_root, split)
         self.views = TwoViews(**views)
-        self.undecodable = torch.zeros(len(self.paths), dtype=torch.uint8).share_memory_()
-        self._cached = [self._decode(index) for index in range(len(self.paths))] if cache else None
+        self.undecodable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self._cached = [self._decode(index) for index in range(len(self))] if cache else None
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.source)
 
     def sample_name(self, index: int) -> str:
-        """The path of image ``index``."""
-        return str(self.paths[index])
+        """What to call image ``index`` in messages: its path, where it has one."""
+        return self.source.name(index)
+
+    def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
+        """The order in which the source wants an epoch to be read, ``(len,)``."""
+        return self.source.epoch_order(generator)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
         """``{"views": (2, 3, H, W) uint8}``, a function of the key alone."""
         image = None
-        for offset in range(len(self.paths)):
-            index = (key.index + offset) % len(self.paths)
+        for offset in range(len(self)):
+            index = (key.index + offset) % len(self)
             image = self._cached[index] if self._cached is not None else self._decode(index)
             if image is not None:
                 break
         if image is None:
-            raise UndecodableImageError(f"none of the {len(self.paths)} images can be decoded, {self.paths[0]} for one")
+            raise UndecodableImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
         entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(entropy[0]))
         return {"views": self.views(image)}
 
-    def _decode(self, index: int):
+    def _decode(self, index: int) -> Image.Image | None:
         try:
-            return decode_image(self.paths[index])
+            return self.source.load(index)
         except UndecodableImageError:
             self.undecodable[index] = 1
             return None
