@@ -7,16 +7,22 @@ with fewer splits than requested says so in its cells, e.g. ``(3/5 splits)``.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loco_det.evaluation.results import RESULTS_FILE, ResultsError, RunResults
+from pretrain.tables import (
+    LATEX,
+    MARKDOWN,
+    Notation,
+    Report,
+    csv_table,
+    json_table,
+    latex_table,
+    markdown_table,
+)
 
 __all__ = ["FORMATS", "Report", "ap_report", "ap_table_rows", "find_results", "table_warnings"]
 
@@ -44,14 +50,6 @@ CSV_COLUMNS = (
 )
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Report:
-    """A table as text, ending in a newline, and what its reader should be warned of."""
-
-    text: str
-    warnings: list[str]
 
 
 def ap_report(
@@ -219,99 +217,52 @@ def _grid(rows: Sequence[Row]) -> tuple[list[str], list[str], Mapping[tuple[str,
     return _methods(by_key), datasets, by_key
 
 
-def _delta(value: float) -> str:
-    text = f"{value:+.1f}"
-    return "+0.0" if text == "-0.0" else text
-
-
-def _cell(row: Row | None, task: str, plus_minus: str, minus: Callable[[str], str]) -> str:
+def _cell(row: Row | None, task: str, notation: Notation) -> str:
     """One table cell, e.g. ``22.6 ± 0.2 (-3.0)``; an en dash where there is no value."""
     if row is None:
-        return "–"
-    mean, std, delta = (row[f"{task}_{part}"] for part in ("mean", "std", "delta"))
-    text = "–" if mean is None else f"{mean:.1f}"
-    if std is not None:
-        text += f" {plus_minus} {std:.1f}"
-    if delta is not None:
-        text += f" ({minus(_delta(delta))})"
+        return notation.missing
+    text = notation.score(*(row[f"{task}_{part}"] for part in ("mean", "std", "delta")))
     if row["splits"] < row["requested_splits"]:
         text += f" ({row['splits']}/{row['requested_splits']} splits)"
     return text
 
 
-def _markdown(rows: Sequence[Row]) -> str:
+def _lines(rows: Sequence[Row], notation: Notation) -> list[list[str]]:
+    """The cells of every method: its name, then box and mask AP on every data set."""
     methods, datasets, by_key = _grid(rows)
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    def escaped(text: str) -> str:
-        return text.replace("|", r"\|")
-
-    columns = [(dataset, task) for dataset in datasets for task in TASK_TITLES]
-    header = [
-        f"{escaped(DATASET_TITLES.get(dataset, dataset))} AP^{TASK_TITLES[task]}"
-        for dataset, task in columns
+    return [
+        [
+            notation.escaped(method),
+            *(_cell(by_key.get((method, d)), task, notation) for d in datasets for task in TASK_TITLES),
+        ]
+        for method in methods
     ]
-    lines = [line(["Method", *header]), line(["---", *["---"] * len(columns)])]
-    for method in methods:
-        cells = [_cell(by_key.get((method, d)), task, "±", str) for d, task in columns]
-        lines.append(line([escaped(method), *cells]))
-    return "\n".join(lines) + "\n"
 
 
-_LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-} | {character: "\\" + character for character in "&%$#_{}"}
+def _dataset_titles(rows: Sequence[Row], notation: Notation) -> list[str]:
+    return [notation.escaped(DATASET_TITLES.get(dataset, dataset)) for dataset in _grid(rows)[1]]
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    titles = _dataset_titles(rows, MARKDOWN)
+    header = [f"{title} AP^{task}" for title in titles for task in TASK_TITLES.values()]
+    return markdown_table(["Method", *header], _lines(rows, MARKDOWN))
 
 
 def _latex(rows: Sequence[Row]) -> str:
-    methods, datasets, by_key = _grid(rows)
-
-    def escaped(text: str) -> str:
-        return "".join(_LATEX_ESCAPES.get(character, character) for character in text)
-
-    def line(cells: Iterable[str]) -> str:
-        return " & ".join(cells) + r" \\"
-
-    titles = [DATASET_TITLES.get(dataset, dataset) for dataset in datasets]
-    rules = [rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(datasets))]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'c' * 2 * len(datasets)}}}",
-        r"\toprule",
-        line(["", *(rf"\multicolumn{{2}}{{c}}{{{escaped(title)}}}" for title in titles)]).lstrip(),
-        " ".join(rules),
-        line(["Method", *(f"AP$^{{{t}}}$" for _ in datasets for t in TASK_TITLES.values())]),
-        r"\midrule",
-    ]
-    for method in methods:
-        cells = [
-            _cell(by_key.get((method, dataset)), task, r"$\pm$", lambda delta: f"${delta}$")
-            for dataset in datasets
-            for task in TASK_TITLES
-        ]
-        lines.append(line([escaped(method), *(cell.replace("–", "--") for cell in cells)]))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    titles = _dataset_titles(rows, LATEX)
+    header = [f"AP$^{{{task}}}$" for _ in titles for task in TASK_TITLES.values()]
+    groups = [(title, len(TASK_TITLES)) for title in titles]
+    return latex_table(["Method", *header], _lines(rows, LATEX), groups)
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # None is written as an empty field
-    return buffer.getvalue()
-
-
-def _json(rows: Sequence[Row]) -> str:
-    return json.dumps({"rows": list(rows)}, indent=2, allow_nan=False) + "\n"
+    return csv_table(CSV_COLUMNS, rows)
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "markdown": _markdown,
     "latex": _latex,
     "csv": _csv,
-    "json": _json,
+    "json": json_table,
 }

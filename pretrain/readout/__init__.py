@@ -1,0 +1,1 @@
+"""Readout of frozen encoders: linear classifiers, nearest neighbours, and tables of their accuracies."""

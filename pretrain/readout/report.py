@@ -1,0 +1,251 @@
+"""Readout accuracies in the form of the LoCo paper's Tables 1, 4, 5 and 7, with the published ones beside ours.
+
+Rows are the paper's, and every result goes to the row whose recipe its encoder was trained by. Results that may be averaged,
+those which differ in their seeds alone, make a cell: mean ± standard deviation and, in brackets, the difference to SimCLR's
+mean. Results on another data set, of another kind or protocol of readout, or after a schedule of other length have columns
+of their own. Encoders from before the end of their schedule are told but never averaged.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pretrain.readout.cells import Cells, Column, column_titles, fill_cells
+from pretrain.readout.published import PaperRow, PaperTable, paper_table
+from pretrain.readout.recipes import encoder_stages, row_encoder
+from pretrain.readout.runs import ReadoutRun, find_runs
+from pretrain.tables import LATEX, MARKDOWN, Notation, Report, csv_table, json_table, latex_table, markdown_table
+
+LAST = "last"
+STAGES = {LAST: "the encoder's last stage", "all": "every stage that was read out"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A cell: what the results of one row in one column average to, after one stage.
+
+    Attributes:
+        mean: top-1 accuracy in percent; None without complete runs.
+        std: sample standard deviation; None for fewer than two.
+        delta: difference to the baseline's mean; None for the baseline itself and where it has none.
+        runs: number of runs averaged.
+        incomplete: epochs of the encoders that were left out because they are not from the end of their schedule.
+    """
+
+    mean: float | None
+    std: float | None
+    delta: float | None
+    runs: int
+    incomplete: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FilledTable:
+    """A table with our accuracies.
+
+    Attributes:
+        paper: the paper's table.
+        rows: the paper's rows, those of other encoders, and, if asked for, those that are only quoted.
+        columns: our columns with their titles.
+        stages: stages shown of every column.
+        scores: by row, column and stage; rows without results have none.
+        with_paper: whether the published accuracies are shown.
+    """
+
+    paper: PaperTable
+    rows: Sequence[PaperRow]
+    columns: Mapping[Column, str]
+    stages: Mapping[Column, Sequence[str]]
+    scores: Mapping[tuple[PaperRow, Column, str], Score]
+    with_paper: bool
+
+
+def accuracy_report(
+    paths: Iterable[str | os.PathLike[str]], number: int, paper: bool = False, fmt: str = "markdown", stages: str = LAST
+) -> Report:
+    """A table of the paper with the accuracies of all readout results in some folders.
+
+    Args:
+        paths: readout results, or folders above them: see :func:`~pretrain.readout.runs.find_runs`.
+        number: the table: 1, 4, 5 or 7.
+        paper: whether to show the published accuracies and the rows that are only quoted, too.
+        fmt: a key of :data:`FORMATS`: markdown, latex, csv or json.
+        stages: a key of :data:`STAGES`.
+
+    Returns:
+        The table; its warnings tell every result that is in no row, and why.
+
+    Raises:
+        ValueError: the table, format or stages are unknown, results are missing or damaged, or one is given twice.
+    """
+    table = paper_table(number)
+    for name, value, known in (("format", fmt, FORMATS), ("stages", stages, STAGES)):
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
+    cells = fill_cells(find_runs(paths), table)
+    filled = _filled_table(table, cells, paper, stages)
+    return Report(FORMATS[fmt](filled), [*cells.unplaced, *_warnings(filled, cells)])
+
+
+def _filled_table(table: PaperTable, cells: Cells, with_paper: bool, stages: str) -> FilledTable:
+    rows = [row for row in cells.rows if with_paper or not row.quoted]
+    columns = column_titles(cells.columns)
+    shown = {column: _stages_of(cells, column) if stages == "all" else [LAST] for column in columns}
+    keys = [(row, column, stage) for row, column in cells.runs for stage in shown[column]]
+    means = {key: _mean(cells.runs[key[:2]], key[2]) for key in keys}
+    scores = {}
+    for row, column, stage in keys:
+        base = means.get((_baseline(table, rows, row), column, stage))
+        scores[row, column, stage] = _score(cells.runs[row, column], stage, base)
+    return FilledTable(table, rows, columns, shown, scores, with_paper)
+
+
+def _stages_of(cells: Cells, column: Column) -> list[str]:
+    """Every stage that was read out in a column, from the bottom up."""
+    orders = [list(run.accuracies) for (_, other), runs in cells.runs.items() if other == column for run in runs]
+    return list(dict.fromkeys(stage for order in sorted(orders, key=len, reverse=True) for stage in order))
+
+
+def _baseline(table: PaperTable, rows: Iterable[PaperRow], row: PaperRow) -> PaperRow | None:
+    """The row that ``row`` is compared with: SimCLR on its encoder; None for that row itself."""
+    same = (r for r in rows if r.config is not None and r.config == table.baseline and row_encoder(r) == row_encoder(row))
+    base = next(same, None)
+    return None if base == row else base
+
+
+def _accuracies(runs: Iterable[ReadoutRun], stage: str) -> list[float]:
+    """What the complete runs have after a stage."""
+    names = [(run, list(encoder_stages(run.encoder_spec))[-1] if stage == LAST else stage) for run in runs if run.complete]
+    return [run.accuracies[name] for run, name in names if name in run.accuracies]
+
+
+def _mean(runs: Iterable[ReadoutRun], stage: str) -> float | None:
+    values = _accuracies(runs, stage)
+    return statistics.mean(values) if values else None
+
+
+def _score(runs: Sequence[ReadoutRun], stage: str, base: float | None) -> Score:
+    values, mean = _accuracies(runs, stage), _mean(runs, stage)
+    return Score(
+        mean=mean,
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        delta=None if mean is None or base is None else mean - base,
+        runs=len(values),
+        incomplete=tuple(sorted(run.record["epoch"] for run in runs if not run.complete)),
+    )
+
+
+def _warnings(table: FilledTable, cells: Cells) -> list[str]:
+    """One line for each encoder that was left out of the averages, and each column that lacks the baseline."""
+    lines = [
+        f"{run.source} is of an incomplete pretraining, at {run.record['epoch']} of {run.epochs} epochs: left out of the "
+        "averages"
+        for run in dict.fromkeys(run for runs in cells.runs.values() for run in runs) if not run.complete
+    ]
+    for column, title in table.columns.items():
+        lacking = {
+            base for (row, other, _), score in table.scores.items()
+            if other == column and score.mean is not None and score.delta is None
+            and (base := _baseline(table.paper, table.rows, row)) is not None
+        }
+        lines += [f"no run of {', '.join(map(str, filter(None, base.labels)))} in the column {title}: no differences there"
+                  for base in sorted(lacking, key=table.rows.index)]
+    return lines
+
+
+def _cell(score: Score | None, column: Column, notation: Notation) -> str:
+    """One table cell, e.g. ``65.2 ± 0.1 (-0.5) (3 runs)``; an en dash where there is no value."""
+    if score is None:
+        return notation.missing
+    text = notation.score(score.mean, score.std, score.delta)
+    if score.runs > 1:
+        text += f" ({score.runs} runs)"
+    if score.incomplete:
+        text += f" (incomplete: at {', '.join(map(str, score.incomplete))} of {column.epochs} epochs)"
+    return text
+
+
+def _cells(table: FilledTable, row: PaperRow, notation: Notation) -> list[str]:
+    marks = {True: notation.check, False: ""}
+    labels = [marks[label] if isinstance(label, bool) else notation.escaped(label) for label in row.labels]
+    ours = [_cell(table.scores.get((row, column, stage)), column, notation)
+            for column in table.columns for stage in table.stages[column]]
+    published = [notation.score(row.accuracy)] if table.with_paper else []
+    if _shows_memory(table):
+        published.append(notation.missing if row.memory_saving is None else f"{row.memory_saving:g}")
+    return [*labels, *(ours or [notation.missing]), *published]
+
+
+def _shows_memory(table: FilledTable) -> bool:
+    return table.with_paper and any(row.memory_saving is not None for row in table.rows)
+
+
+def _published_titles(table: FilledTable) -> list[str]:
+    titles = [f"paper, ImageNet linear, {table.paper.epochs} epochs"] if table.with_paper else []
+    return [*titles, "paper, memory saving ratio"] if _shows_memory(table) else titles
+
+
+def _markdown(table: FilledTable) -> str:
+    ours = [title if stage == LAST else f"{title}: {stage}"
+            for column, title in table.columns.items() for stage in table.stages[column]]
+    header = [*table.paper.label_titles, *(ours or ["Acc."]), *_published_titles(table)]
+    return markdown_table(list(map(MARKDOWN.escaped, header)), [_cells(table, row, MARKDOWN) for row in table.rows])
+
+
+def _latex(table: FilledTable) -> str:
+    ours = ["Acc." if stage == LAST else stage for column in table.columns for stage in table.stages[column]] or ["Acc."]
+    groups = [(title, len(table.stages[column])) for column, title in table.columns.items()] or [("", 1)]
+    published = _published_titles(table)
+    header = [*table.paper.label_titles, *ours, *["Acc.", "Memory saving"][:len(published)]]
+    groups += [(title, 1) for title in published]
+    return latex_table(list(map(LATEX.escaped, header)), [_cells(table, row, LATEX) for row in table.rows],
+                       [(LATEX.escaped(title), width) for title, width in groups], labels=len(table.paper.label_titles),
+                       packages=("booktabs", "amssymb"))
+
+
+def table_rows(table: FilledTable) -> list[dict[str, Any]]:
+    """The numbers of a table; also its JSON format.
+
+    Returns:
+        A dict for each row, column and stage, in the table's order: the row's labels under their titles in snake case,
+        ``column``, ``data_set``, ``kind``, ``epochs``, ``stage``, ``mean``, ``std``, ``delta``, ``runs``,
+        ``incomplete_runs``, and, where the published accuracies are shown, ``paper``, ``paper_epochs`` and
+        ``paper_memory_saving``. Accuracies in percent. None stands for what does not exist.
+    """
+    names = [title.lower().replace(" ", "_") for title in table.paper.label_titles]
+    places = [(column, stage) for column in table.columns for stage in table.stages[column]] or [(None, LAST)]
+    rows = []
+    for row in table.rows:
+        for column, stage in places:
+            score = table.scores.get((row, column, stage)) or Score(None, None, None, 0, ())
+            entry: dict[str, Any] = dict(zip(names, row.labels, strict=True))
+            entry |= {"column": table.columns.get(column), "data_set": None if column is None else column.data_set,
+                      "kind": None if column is None else column.kind, "epochs": None if column is None else column.epochs,
+                      "stage": stage, "mean": score.mean, "std": score.std, "delta": score.delta, "runs": score.runs,
+                      "incomplete_runs": len(score.incomplete)}
+            if table.with_paper:
+                entry |= {"paper": row.accuracy, "paper_epochs": None if row.quoted else table.paper.epochs,
+                          "paper_memory_saving": row.memory_saving}
+            rows.append(entry)
+    return rows
+
+
+def _csv(table: FilledTable) -> str:
+    rows = table_rows(table)
+    return csv_table(list(rows[0]), rows)
+
+
+def _json(table: FilledTable) -> str:
+    return json_table(table_rows(table))
+
+
+FORMATS: Mapping[str, Callable[[FilledTable], str]] = {
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+}

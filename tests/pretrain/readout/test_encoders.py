@@ -1,0 +1,110 @@
+"""The encoder that is read out: loading, pooling, and the guard that it stays bit-identical."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pretrain.checkpoints import RECORD_KEY
+from pretrain.encoders import build_encoder
+from pretrain.learner import LocalContrastiveLearner
+from pretrain.readout.encoders import (
+    EncoderChangedError,
+    PooledFeatures,
+    choose_stages,
+    frozen,
+    load_encoder,
+    weights_sha256,
+)
+
+SMALL = dict(type="resnet18", stem="small")
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return build_encoder(SMALL)
+
+
+def test_random_encoders_are_a_function_of_the_seed():
+    """Same seed, same weights, whatever the generator's state, which stays as it was."""
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first, origin = load_encoder("random", SMALL, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert weights_sha256(first) == weights_sha256(load_encoder("random", SMALL, seed=1)[0])
+    assert weights_sha256(first) != weights_sha256(load_encoder("random", SMALL, seed=2)[0])
+    assert origin == dict(file="random", sha256=None, encoder=SMALL, seed=1, meta={})
+
+
+def test_a_training_checkpoint_brings_its_encoder_and_record(encoder, tmp_path):
+    """No --encoder is needed, and the record is passed on as it is."""
+    record = dict(rule=dict(type="loco"), encoder=SMALL, epoch=3, max_epochs=9)
+    weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({"state_dict": weights, RECORD_KEY: record}, tmp_path / "epoch_3.pth")
+    loaded, origin = load_encoder(str(tmp_path / "epoch_3.pth"), None, seed=0)
+    assert weights_sha256(loaded) == weights_sha256(encoder)
+    assert (origin["meta"], origin["encoder"], origin["file"]) == (record, SMALL, "epoch_3.pth")
+    with pytest.raises(ValueError, match="holds the encoder resnet18.*but resnet50 is needed"):
+        load_encoder(str(tmp_path / "epoch_3.pth"), "resnet50", seed=0)
+
+
+def test_files_without_a_record_need_the_encoders_name(encoder, tmp_path):
+    """The supervised baseline is one; if it is missing the message says where to get it."""
+    torch.save(encoder.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match="has no record of its encoder; name it with --encoder"):
+        load_encoder(str(tmp_path / "bare.pth"), None, seed=0)
+    assert load_encoder(str(tmp_path / "bare.pth"), SMALL, seed=0)[1]["meta"] == {}
+    with pytest.raises(ValueError, match="https://download.pytorch.org/models/resnet50-19c8e357.pth"):
+        load_encoder(str(tmp_path / "resnet50-19c8e357.pth"), "resnet50", seed=0)
+    with pytest.raises(ValueError, match="random encoder needs --encoder"):
+        load_encoder("random", None, seed=0)
+
+
+def test_pooled_features_are_means_of_the_learners_maps(encoder):
+    """The encoder sees images normalised as in its pretraining, and every stage is pooled over its pixels."""
+    learner = LocalContrastiveLearner(SMALL, "simclr").eval()
+    learner.encoder.load_state_dict(encoder.state_dict())
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    pooled = PooledFeatures(encoder.eval(), choose_stages(encoder, "all"))
+    found = pooled(images)
+    expected = {name: maps.mean((2, 3)) for name, maps in learner(images).items()}
+    assert {name: x.shape[1] for name, x in found.items()} == pooled.widths == dict(res2=64, res3=128, res4=256, res5=512)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+    assert list(PooledFeatures(encoder, choose_stages(encoder, "last"))(images)) == ["res5"]
+
+
+def test_bfloat16_features_are_close_and_come_in_float32(encoder):
+    """Autocast rounds; what heads and neighbours get is float32 all the same."""
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    exact, rounded = (PooledFeatures(encoder.eval(), ("res2",), autocast)(images)["res2"] for autocast in (None, "bfloat16"))
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, rtol=0.05, atol=0.02)
+
+
+def test_the_fingerprint_ignores_memory_order_and_sees_every_bit(encoder):
+    """Channels-last is the same encoder; one bit of one counter is another."""
+    before = weights_sha256(encoder)
+    assert weights_sha256(encoder.to(memory_format=torch.channels_last)) == before
+    encoder.layer4[1].bn2.num_batches_tracked += 1
+    assert weights_sha256(encoder) != before
+
+
+def test_the_guard_accepts_reading_and_holds_eval_mode(encoder):
+    """A forward pass within it changes neither weights nor batch norm statistics, and builds no graph."""
+    encoder.train()
+    with frozen(encoder):
+        assert not encoder(torch.randn(2, 3, 16, 16))["res5"].requires_grad
+
+
+@pytest.mark.parametrize("change", ["batch norm", "weight"])
+def test_the_guard_fires(encoder, change):
+    """A forward pass in train mode, and a step on one weight, are both found out."""
+    with pytest.raises(EncoderChangedError, match="not bit-identical"), frozen(encoder):
+        if change == "batch norm":
+            encoder.train()(torch.randn(2, 3, 16, 16))
+        else:
+            encoder.layer1[0].conv1.weight[0, 0, 0, 0] += 1e-6

@@ -1,0 +1,139 @@
+"""Readouts from files to results, through the library and through the tools."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.encoders import build_encoder
+from pretrain.readout.encoders import EncoderChangedError
+from pretrain.readout.evaluate import Readout, find_device, read_out
+from pretrain.readout.knn import NearestNeighbours
+from pretrain.readout.linear_probe import LinearProbe
+from pretrain.readout.results import result_file
+from tests.conftest import assert_one_line_error
+from tests.pretrain.readout.drawn import write_class_folders
+
+SMALL = dict(type="resnet18", stem="small")
+META = dict(format="loco-det-backbone", version=1, rule=dict(type="loco"), encoder=SMALL, epoch=2, max_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    torch.manual_seed(0)
+    torch.save({"state_dict": build_encoder(SMALL).state_dict(), "meta": META}, tmp_path / "epoch_2.pth")
+    return tmp_path / "epoch_2.pth"
+
+
+def readout(file, root, **options) -> Readout:
+    """On class folders of 16 pixels, in this process."""
+    return Readout(**{**dict(file=str(file), source="folder", data_root=str(root), image_size=16, workers=0, device="cpu"),
+                      **options})
+
+
+@pytest.mark.slow
+def test_the_record_says_what_was_read_out(backbone, classes):
+    """Beside the checkpoint, with the encoder's origin, data, protocol and accuracies; and the same as is returned."""
+    record = read_out(readout(backbone, classes), NearestNeighbours(k=5, batch_size=8))
+    written = backbone.with_name("epoch_2.readout") / "knn_colours.json"
+    assert json.loads(written.read_text()) == json.loads(json.dumps(record))
+    assert record["encoder"]["meta"] == META
+    assert len(record["encoder"]["sha256"]) == 64
+    assert record["data"] == dict(source="folder", root="colours", train_split="train", test_split="val", train_images=18,
+                                  test_images=6, classes=3, limit=None, undecodable=dict(train=0, test=0))
+    assert record["protocol"].items() >= dict(k=5, temperature=0.07, image_size=16).items()
+    assert list(record["stages"]) == ["res2", "res3", "res4", "res5"]
+    assert all(0 <= stage["top1"] <= 100 for stage in record["stages"].values())
+    assert record.keys() >= {"kind", "seed", "duration_s", "images_per_s", "versions", "git_revision"}
+
+
+@pytest.mark.slow
+def test_a_finished_result_is_kept_with_resume_and_only_if_it_is_the_same(backbone, classes):
+    """The file's own numbers come back for the same settings; another option of the protocol computes anew."""
+    first = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
+    file = backbone.with_name("epoch_2.readout") / "linear_colours.json"
+    marked = {**json.loads(file.read_text()), "duration_s": -1}
+    file.write_text(json.dumps(marked))
+    again = read_out(readout(backbone, classes, stages="last", resume=True), LinearProbe(epochs=1, batch_size=6))
+    assert again["duration_s"] == -1
+    anew = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
+    assert anew["stages"] == first["stages"]
+    other = read_out(readout(backbone, classes, stages="last", resume=True), LinearProbe(epochs=1, batch_size=9))
+    assert other["duration_s"] > 0
+    assert not list(file.parent.glob("*.state.pth"))
+
+
+@dataclass(frozen=True)
+class Meddler(NearestNeighbours):
+    """A method that trains what it must only look at."""
+
+    def run(self, session):
+        """See :class:`~pretrain.readout.session.Method`."""
+        session.encoder.train()(torch.randn(2, 3, 16, 16))
+        return super().run(session)
+
+
+def test_no_result_of_a_changed_encoder_is_written(backbone, classes):
+    """The guard is in the way of the result file."""
+    with pytest.raises(EncoderChangedError, match="not bit-identical"):
+        read_out(readout(backbone, classes), Meddler(batch_size=8))
+    assert not list(backbone.parent.rglob("*.json"))
+
+
+def test_results_have_names_of_their_own():
+    """By data set, limit and seed; random encoders below work_dirs."""
+    folder, named = (dict(source=source, root="pets", limit=limit) for source, limit in (("folder", None), ("cifar10", 100)))
+    assert result_file("knn", "runs/epoch_9.pth", SMALL, folder, 3) == Path("runs/epoch_9.readout/knn_pets.json")
+    assert result_file("linear", "b.pth", SMALL, named, 3) == Path("b.readout/linear_cifar10_100images_seed3.json")
+    assert result_file("knn", "random", SMALL, folder, 3) == Path(
+        "work_dirs/readout/random_resnet18_small_seed3.readout/knn_pets.json")
+    timm = dict(type="TimmEncoder", name="convnext_tiny")
+    assert "random_TimmEncoder_convnext_tiny_seed0.readout" in str(result_file("knn", "random", timm, folder, 0))
+
+
+def test_options_and_devices_are_checked(tmp_path):
+    """Each with the value and its bounds."""
+    for options, message in ((dict(image_size=4), "image_size is 4"), (dict(seed=-1), "seed is -1"),
+                             (dict(workers=-2), "workers is -2"), (dict(limit=0), "limit is 0")):
+        with pytest.raises(ValueError, match=message):
+            readout("random", tmp_path, **options)
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used"):
+        find_device("gpu")
+    assert find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.slow
+def test_the_tools_end_to_end(classes, tmp_path, run_tool):
+    """A random encoder on a drawn labelled folder: JSON alone on stdout, the same in the file."""
+    common = ["random", "--encoder", "resnet18", "--encoder-options", "stem=small", "--data-root", classes, "--image-size",
+              "16", "--batch-size", "9", "--workers", "1", "--device", "cpu", "--out"]
+    for name, file, more in (("linear_eval", "linear.json", ["--epochs", "1"]), ("knn_eval", "knn.json", ["--k", "3"])):
+        finished = run_tool(name, *common, tmp_path / file, *more)
+        assert finished.returncode == 0, finished.stderr
+        record = json.loads(finished.stdout)
+        assert record == json.loads((tmp_path / file).read_text())
+        assert record["kind"] == file.removesuffix(".json")
+        assert record["encoder"]["encoder"] == SMALL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["resnet50-19c8e357.pth", "--encoder", "resnet50"], ["https://download.pytorch.org/models/resnet50-19c8e357.pth"]),
+        (["random", "--encoder", "resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
+        (["random", "--encoder", "resnet18", "--protocol", "cached", "--epochs", "3"], ["--epochs is no option", "cached"]),
+    ],
+)
+def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
+    """Exit code 2 and one line that names the value and the mend."""
+    assert_one_line_error(run_tool("linear_eval", *arguments, "--data-root", classes), *parts)
