@@ -26,6 +26,7 @@ setup(
         "opencv-python>=4.9,<5",
         "Pillow>=10,<13",
         "tqdm>=4.66,<5",
+        "tensorboard>=2.18,<3",
     ],
     extras_require={"dev": ["pytest>=8,<10", "ruff>=0.6,<1"]},
 )

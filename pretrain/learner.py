@@ -189,6 +189,7 @@ class LocalContrastiveLearner(BaseModel):
     def _compile(self, backend: str) -> None:
         """Compiles the encoder's composite layers and the decoders in place; names of weights stay."""
         torch._functorch.config.donated_buffer = False  # a graph serves several backward passes
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)  # one code, many blocks
         paths = {path for block in self.encoder.block_layers for path in block}
         composite = [layer for layer in map(self.encoder.get_submodule, sorted(paths)) if any(layer.children())]
         for module in [*composite, *self.decoders]:

@@ -8,17 +8,22 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
+import pretrain.checkpoint_hook
+import pretrain.data.batched_views
 import pretrain.data.dataset
+import pretrain.data.resident
 import pretrain.data_parallel
 import pretrain.hooks
 import pretrain.learner
+import pretrain.loops
 import pretrain.monitoring
 import pretrain.optimizers
 import pretrain.sequential  # these register what configs name
 from pretrain import distributed
+from pretrain.checkpoint_files import checkpoint_files, checkpoint_name, newest_intact
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.data.synthetic import ensure_configured
 from pretrain.learning_rates import check_schedule, resolve_lr
@@ -60,10 +65,7 @@ class PretrainingRecordHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """See :class:`mmengine.hooks.Hook`."""
-        kept = list(runner.message_hub.runtime_info.get("keep_ckpt_ids", []))  # checkpoints to be deleted later
-        checkpoint["message_hub"] = {
-            "log_scalars": {}, "runtime_info": {"keep_ckpt_ids": kept}, "resumed_keys": {"keep_ckpt_ids": True}
-        }
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
         checkpoint[RECORD_KEY] = {**self.record, "epoch": checkpoint["meta"]["epoch"], "iter": checkpoint["meta"]["iter"]}
 
 
@@ -81,7 +83,8 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
 
     Args:
         config: resolved config with ``work_dir`` set. Its batch size is the global one, whatever the number of processes.
-        resume: continue from the work directory's last checkpoint; with none there, start.
+        resume: continue from the work directory's newest intact checkpoint; with none there, start; a finished run is left
+            as it is.
         launcher: ``"none"`` for a single process, or one of :data:`pretrain.distributed.LAUNCHERS`.
 
     Returns:
@@ -89,7 +92,9 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
 
     Raises:
         ValueError: the work directory holds a run of another config, or checkpoints of this one while ``resume`` is off;
-            or the model, rule or data do not fit together. All before training starts.
+            or the model, rule or data do not fit together; or every checkpoint to resume from is damaged. All before
+            training starts.
+        RunInterrupted: a signal asked the run to stop; it is saved.
     """
     distributed.start_processes(launcher)
     plain = config.to_dict()
@@ -100,13 +105,19 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
     dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
     work_dir = Path(config.work_dir)
     sha256 = check_work_dir(work_dir, plain)
-    _check_checkpoint_to_resume(work_dir, resume, sha256)
+    checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
+    if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
+        distributed.stop_processes()
+        return checkpoint
     model = plain["model"]
     record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"],
                   soft_sharing=model.get("soft_sharing"), epochs_per_unit=_epochs_per_unit(plain),
                   decoder=model.get("decoder"), max_epochs=plain["train_cfg"]["max_epochs"])
     hooks = [*plain.get("custom_hooks", []), record]
-    runner = Runner.from_cfg(Config(dict(share_of_process(plain), resume=resume, custom_hooks=hooks, launcher=launcher)))
+    start = {} if checkpoint is None else dict(resume=True, load_from=str(checkpoint))
+    runner = Runner.from_cfg(Config(dict(share_of_process(plain), **start, custom_hooks=hooks, launcher=launcher)))
+    for message in damaged:
+        runner.logger.warning(f"passed over a checkpoint: {message}")
     with distributed.first_process_first():
         assert runner.train_loop is not None  # builds the data set, which may refuse its options
     num_images, batch_size = len(runner.train_dataloader.dataset), plain["train_dataloader"]["batch_size"]
@@ -120,7 +131,7 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
         claim_work_dir(work_dir, plain)
     runner.train()
     distributed.stop_processes()
-    return Path(find_latest_checkpoint(str(work_dir)))
+    return checkpoint_files(work_dir)[0]
 
 
 def share_of_process(config: dict) -> dict:
@@ -152,14 +163,21 @@ def _epochs_per_unit(config: dict) -> int | None:
     return hooks[0]["epochs_per_unit"] if hooks else None
 
 
-def _check_checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> None:
-    """Refuses to overwrite checkpoints, and to resume from a damaged one or one of another config."""
-    last = find_latest_checkpoint(str(work_dir))
-    if last is None:
-        return
+def _checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> tuple[Path | None, list[str]]:
+    """The newest intact checkpoint, and messages about damaged ones that are newer.
+
+    Raises:
+        ValueError: there are checkpoints, but ``resume`` is off, all are damaged, or they are of another config.
+    """
+    files = checkpoint_files(work_dir)
+    if not files:
+        return None, []
     if not resume:
-        raise ValueError(f"{work_dir} already holds {Path(last).name}; pass --resume to continue or choose another "
-                         "--work-dir")
-    record = load_checkpoint(last).get(RECORD_KEY, {})
-    if record.get("config_sha256") != config_sha256:
-        raise ValueError(f"{last} is of a run of a different config; choose another --work-dir")
+        raise ValueError(f"{work_dir} already holds {files[0].name}; pass --resume to continue or choose another --work-dir")
+    checkpoint, damaged = newest_intact(work_dir)
+    if checkpoint is None:
+        raise ValueError(f"{work_dir} holds no checkpoint to resume from: {'; '.join(damaged)}; put an intact one there or "
+                         "choose another --work-dir")
+    if load_checkpoint(checkpoint)[RECORD_KEY].get("config_sha256") != config_sha256:
+        raise ValueError(f"{checkpoint} is of a run of a different config; choose another --work-dir")
+    return checkpoint, damaged

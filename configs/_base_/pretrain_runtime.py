@@ -1,20 +1,25 @@
-# What every pretraining run shares: mmengine's loop, logging and checkpoints, and how two-view batches are loaded.
+# What every pretraining run shares: mmengine's logging, the loop and its checkpoints, and how two-view batches are loaded.
 default_scope = "mmengine"
 custom_imports = dict(imports=["pretrain.run"])
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=20),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=3, interval_minutes=30),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    throughput=dict(type="ThroughputHook"),
+    finite=dict(type="FiniteHook"),
 )
 custom_hooks = [
     dict(type="UndecodableImagesHook", max_share=0.01),
     dict(type="ProgressBarHook"),
 ]
 log_processor = dict(window_size=20)
+visualizer = dict(  # in the work directory: */vis_data/scalars.json, and event files for tensorboard --logdir
+    type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+)
 randomness = dict(seed=0)
-train_cfg = dict(type="EpochBasedTrainLoop")
+train_cfg = dict(type="ResumableTrainLoop")
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
 from pretrain.learner import LocalContrastiveLearner
+from pretrain.optimizers import LossScalingOptimWrapper
 
 
 def batch(n: int = 8) -> dict:
@@ -97,3 +99,47 @@ def test_bad_options_are_refused():
     wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1), accumulative_counts=2)
     with pytest.raises(ValueError, match="without accumulation"):
         learner.train_step(batch(), wrapper)
+
+
+@pytest.mark.parametrize("options", [dict(rule="loco"), dict(rule="loco", soft_sharing=dict(coefficient=0.1))])
+def test_float16_scales_every_loss(options):
+    """A scaled step changes weights as an unscaled one in float32 does, within half precision; losses are logged unscaled."""
+    steps = []
+    for autocast, wrap in ((None, OptimWrapper), ("float16", partial(LossScalingOptimWrapper, init_scale=256.0))):
+        torch.manual_seed(0)
+        learner = LocalContrastiveLearner(dict(type="resnet18", stem="small", width=16), autocast=autocast, **options)
+        before = torch.cat([p.detach().flatten() for p in learner.parameters()])
+        logs = learner.train_step(batch(), wrap(optimizer=torch.optim.SGD(learner.parameters(), lr=0.1)))
+        steps.append((logs, torch.cat([p.detach().flatten() for p in learner.parameters()]) - before))
+    (expected, exact), (found, half) = steps
+    assert {k: v.item() for k, v in found.items()} == pytest.approx({k: v.item() for k, v in expected.items()}, abs=0.3)
+    assert torch.nn.functional.cosine_similarity(half, exact, dim=0) > 0.9
+    assert half.norm() / exact.norm() == pytest.approx(1, abs=0.1)
+
+
+def test_wrapper_and_precision_belong_together():
+    """float16 without loss scaling loses small gradients in silence, scaling without float16 is a mistake."""
+    for autocast, wrap in (("float16", OptimWrapper), (None, LossScalingOptimWrapper)):
+        learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "simclr", autocast=autocast)
+        wrapper = wrap(optimizer=torch.optim.SGD(learner.parameters(), lr=0.1))
+        with pytest.raises(ValueError, match=f"autocast is {autocast!r}, but the optimizer wrapper is {wrap.__name__}"):
+            learner.train_step(batch(), wrapper)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["gim", "loco"])
+def test_compiled_blocks_change_nothing(rule):
+    """Graphs captured block by block serve several backward passes, and weights keep their names."""
+    results = []
+    for backend in (None, "aot_eager"):
+        torch.manual_seed(0)
+        learner = LocalContrastiveLearner(dict(type="resnet18", width=8), rule, compile=backend)
+        wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1))
+        results.append([learner.train_step(batch(4), wrapper) for _ in range(2)][-1] | learner.state_dict())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
+def test_compilation_and_recomputation_exclude_each_other():
+    """A compiled block's graph cannot be taken apart into recipes."""
+    with pytest.raises(ValueError, match="compile='inductor' cannot be combined with recompute='norm'"):
+        LocalContrastiveLearner("resnet18", "loco", compile="inductor", recompute="norm")
