@@ -197,7 +197,8 @@ def format_table(report: Mapping) -> str:
         rows[-1] += [f"{row[key] * MEASURED[key][1]:.3f}" if key in row else "" for key in measured]
     head += [MEASURED[key][0] for key in measured]
     rule = ["---", *["---:"] * (len(head) - 1)]
-    caption = (f"{report['batch_size']} images of {report['input_size']} px, {report['autocast'] or 'float32'}, recompute={report['recompute']}; "
+    settings = f"{report['autocast'] or 'float32'}, recompute={report['recompute']}"
+    caption = (f"{report['batch_size']} images of {report['input_size']} px, {settings}; "
                "GB of 10^9 bytes, ratios to SimCLR without recomputation")
     return "\n".join([caption, "", *(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))])
 

@@ -103,7 +103,7 @@ def test_bad_options_are_refused():
 
 @pytest.mark.parametrize("options", [dict(rule="loco"), dict(rule="loco", soft_sharing=dict(coefficient=0.1))])
 def test_float16_scales_every_loss(options):
-    """A scaled step changes weights as an unscaled one in float32 does, within half precision; losses are logged unscaled."""
+    """A scaled step changes weights as an unscaled one in float32 does; losses are logged unscaled."""
     steps = []
     for autocast, wrap in ((None, OptimWrapper), ("float16", partial(LossScalingOptimWrapper, init_scale=256.0))):
         torch.manual_seed(0)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
 
 from pretrain.data.images import UndecodableImageError
 from pretrain.data.sources import ImageSource
-from pretrain.encoders import build_encoder
+from pretrain.encoders import ResNetEncoder
 from pretrain.readout.data import LabelledData
 from pretrain.readout.session import Session
 
@@ -34,7 +35,7 @@ class ColouredSource(ImageSource):
         self.classes = tuple(f"class{label}" for label in range(classes))
         self.labels = np.arange(length) % classes
         self.description = "drawn images"
-        self._seed, self._broken = seed, frozenset(broken)
+        self._seed, self._broken, self._colours = seed, frozenset(broken), COLOURS[self.labels]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,7 +49,7 @@ class ColouredSource(ImageSource):
         if index in self._broken:
             raise UndecodableImageError(f"{self.name(index)} is broken")
         noise = np.random.default_rng([self._seed, index]).integers(-40, 41, (16, 16, 3))
-        return Image.fromarray(np.clip(COLOURS[self.labels[index]] + noise, 0, 255).astype(np.uint8))
+        return Image.fromarray(np.clip(self._colours[index] + noise, 0, 255).astype(np.uint8))
 
 
 class PixelFeatures(nn.Module):
@@ -75,9 +76,9 @@ def drawn_data(train: int = 24, test: int = 12, classes: int = 3, broken: Sequen
 
 
 def drawn_session(data: LabelledData | None = None, **options) -> Session:
-    """A session with a small encoder that nobody has trained."""
+    """A session with a small encoder, a ResNet-10, that nobody has trained."""
     torch.manual_seed(0)
-    encoder = build_encoder(dict(type="resnet18", stem="small")).to(memory_format=torch.channels_last)
+    encoder = ResNetEncoder(BasicBlock, [1, 1, 1, 1], stem="small").to(memory_format=torch.channels_last)
     return Session(encoder, tuple(encoder.stages), data or drawn_data(), image_size=16, **options)
 
 
