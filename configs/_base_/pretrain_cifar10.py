@@ -1,5 +1,5 @@
 # CIFAR-10 by SimCLR's recipe for it (SimCLR, appendix B.9: no blur, half the colour strength, LARS, learning rate 1, weight
-# decay 1e-6; its temperature 0.5 stands in the configs). Images in memory, both views made on the device. Batch and epochs: ours.
+# decay 1e-6; its temperature 0.5 is in the configs). Images in memory, both views made on the device. Batch, epochs: ours.
 _base_ = ["./pretrain_runtime.py"]
 
 max_epochs = 200
