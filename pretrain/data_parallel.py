@@ -9,7 +9,7 @@ import torch.distributed as dist
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
-from pretrain.distributed import GradientAverager
+from pretrain.distributed import GradientAverager, rank
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.sync_batchnorm import convert_batchnorm_for_cpu
 
@@ -36,6 +36,7 @@ class DataParallelLearner(nn.Module):
         encoder = module.encoder
         blocks = [list(encoder.parameters_of(index, index + 1)) for index in range(encoder.num_blocks)]
         module.gradient_averager = GradientAverager([*blocks, *(list(decoder.parameters()) for decoder in module.decoders)])
+        torch.manual_seed(torch.initial_seed() + rank())  # dropout drops something else in every process
         self.module = module
 
     def train_step(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:

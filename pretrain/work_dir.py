@@ -14,7 +14,7 @@ RECORD_NAME = "run.json"
 # How a run is carried out or spoken of, not what it computes: may change between a run and its continuation.
 EXECUTION_KEYS = frozenset({
     "work_dir", "resume", "launcher", "env_cfg", "config_file", "hint", "num_workers", "persistent_workers", "pin_memory",
-    "cache", "cache_mib", "log_processor",
+    "cache", "cache_mib", "log_processor", "visualizer", "interval_iters", "interval_minutes", "max_keep_ckpts",
 })
 
 
