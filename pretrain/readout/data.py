@@ -1,0 +1,277 @@
+"""Labelled images for readouts: views for training and testing, balanced subsets, and loaders over one to many processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmengine.logging import print_log
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from pretrain import distributed
+from pretrain.data.dataset import KeyedSampler, SampleKey
+from pretrain.data.images import UndecodableImageError
+from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
+from pretrain.data.views import CROP_RATIO
+from pretrain.errors import RunFailedError
+
+RESIZE_RATIO = 256 / 224  # short side over crop, in the test views of ImageNet's customary protocol
+MIN_SCALE = 0.08
+NO_LABEL = -1  # of images that cannot be decoded
+MAX_UNDECODABLE_SHARE = 0.01
+
+
+class TrainView:
+    """A random crop covering 8 to 100% of the area, resized bilinearly, and a flip with p 0.5 (MoCo's ``main_lincls.py``).
+
+    All randomness comes from torch's default generator.
+
+    Args:
+        size: side of the square view in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.transform = v2.Compose([
+            v2.RandomResizedCrop(size, scale=(MIN_SCALE, 1.0), ratio=CROP_RATIO),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+        ])
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image -> ``(3, size, size)`` uint8."""
+        return self.transform(image)
+
+
+class TestView:
+    """The short side resized to 256/224 of the size, and the centre cropped out.
+
+    A square image no larger than the size (CIFAR at 32) is taken whole: sets of such images have their objects fill the
+    frame, and nobody crops them.
+
+    Args:
+        size: side of the square view in pixels.
+    """
+
+    __test__ = False  # pytest: no test in spite of its name
+
+    def __init__(self, size: int) -> None:
+        self.whole = v2.Compose([v2.Resize((size, size)), v2.PILToTensor()])
+        self.centre = v2.Compose([v2.Resize(round(size * RESIZE_RATIO)), v2.CenterCrop(size), v2.PILToTensor()])
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image -> ``(3, size, size)`` uint8."""
+        return (self.whole if image.width == image.height <= self.size else self.centre)(image)
+
+
+class LabelledImages(Dataset):
+    """Views of labelled images with their labels; a view is a function of its key alone.
+
+    An image that cannot be decoded becomes a grey one with the label -1, which trains and counts nothing.
+
+    Args:
+        source: images and labels.
+        indices: the images of the source that belong to the set, ascending.
+        view: makes a view of an image, with torch's default generator if it is random.
+
+    Attributes:
+        undecodable: ``(len(source),)`` uint8 in shared memory, 1 where decoding failed in any worker.
+    """
+
+    def __init__(self, source: ImageSource, indices: np.ndarray, view: TrainView | TestView) -> None:
+        self.source, self.indices, self.view = source, indices, view
+        self.undecodable = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``(len,)`` int64."""
+        return self.source.labels[self.indices]
+
+    def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
+        """The set's indices into the source in a random order, the source's own way of it."""
+        order = np.asarray(self.source.epoch_order(generator))
+        return order[np.isin(order, self.indices)]
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+        """A view ``(3, size, size)`` uint8 and its label."""
+        label = int(self.source.labels[key.index])
+        try:
+            image = self.source.load(key.index)
+        except UndecodableImageError:
+            self.undecodable[key.index] = 1
+            image, label = Image.new("RGB", (32, 32), "grey"), NO_LABEL
+        entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
+        torch.default_generator.manual_seed(int(entropy[0]))
+        return self.view(image), label
+
+
+class ShardSampler(Sampler):
+    """This process's share of a set in the set's order: every image once over all processes, none twice."""
+
+    def __init__(self, dataset: LabelledImages) -> None:
+        self.indices = dataset.indices[distributed.rank() :: distributed.world_size()]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        return (SampleKey(0, 0, int(index)) for index in self.indices)
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The two sets of a readout.
+
+    Attributes:
+        train: images to learn from.
+        test: images to measure on, of the same classes.
+        train_indices: the images of ``train`` that are used.
+        record: what they are, as plain data.
+    """
+
+    train: ImageSource
+    test: ImageSource
+    train_indices: np.ndarray
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.train.classes)
+
+    def train_views(self, view: TrainView | TestView) -> LabelledImages:
+        """The training set with this view."""
+        return LabelledImages(self.train, self.train_indices, view)
+
+    def test_views(self, view: TestView) -> LabelledImages:
+        """The test set with this view."""
+        return LabelledImages(self.test, np.arange(len(self.test)), view)
+
+
+def load_labelled_data(
+    source: str | Mapping,
+    data_root: str | Path,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> LabelledData:
+    """Opens the training and test sets of a readout.
+
+    Args:
+        source: name or config of an image source, see :func:`pretrain.data.sources.build_source`.
+        data_root: where it reads from.
+        train_split: by default the source's own.
+        test_split: by default the source's own.
+        limit: use a class-balanced subset of this many training images.
+        seed: of the subset.
+
+    Raises:
+        ValueError: the data are missing, unlabelled or of one class, train and test have different classes or are the same
+            split, or the limit does not fit.
+    """
+    if train_split is None or test_split is None:
+        defaults = default_splits(source, data_root)
+        train_split, test_split = train_split or defaults[0], test_split or defaults[1]
+    if train_split == test_split:
+        raise ValueError(f"training and test split are both {train_split!r}; name different ones with --train-split and "
+                         "--test-split")
+    train, test = (labelled(build_source(source, data_root, split)) for split in (train_split, test_split))
+    _check_same_classes(train, test, train_split, test_split)
+    indices = np.arange(len(train)) if limit is None else balanced_subset(train.labels, limit, seed)
+    name = source if isinstance(source, str) else source["type"]
+    record = dict(source=name, root=Path(data_root).resolve().name, train_split=train_split, test_split=test_split,
+                  train_images=len(indices), test_images=len(test), classes=len(train.classes), limit=limit)
+    return LabelledData(train, test, indices, record)
+
+
+def _check_same_classes(train: ImageSource, test: ImageSource, train_split: str, test_split: str) -> None:
+    if tuple(train.classes) == tuple(test.classes):
+        return
+    only_train = sorted(set(train.classes) - set(test.classes))
+    only_test = sorted(set(test.classes) - set(train.classes))
+    told = [f"only {split!r} has {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
+            for split, names in ((train_split, only_train), (test_split, only_test)) if names]
+    raise ValueError(f"splits {train_split!r} and {test_split!r} have different classes: "
+                     f"{'; '.join(told) or 'their order differs'}; both need the same")
+
+
+def rank_within_class(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The place ``(N,)`` of every image in a random order of the images of its own class, counted from 0."""
+    shuffled = generator.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[by_class] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return ranks
+
+
+def balanced_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Indices, ascending, of a random subset with as even a number of images a class as there are.
+
+    A smaller subset of the same seed lies within a larger one.
+
+    Raises:
+        ValueError: the size is above the number of images, or below that of classes.
+    """
+    classes = len(np.unique(labels))
+    if not classes <= size <= len(labels):
+        raise ValueError(f"limit is {size}; it must lie between the number of classes, {classes}, and that of training "
+                         f"images, {len(labels)}")
+    generator = np.random.default_rng(seed)
+    ranks = rank_within_class(labels, generator)
+    class_order = generator.permutation(labels.max() + 1)  # which classes get one more where the size is no multiple
+    return np.sort(np.lexsort((class_order[labels], ranks))[:size])
+
+
+def training_loader(
+    dataset: LabelledImages, batch_size: int, workers: int, seed: int, drop_last: bool = False
+) -> DataLoader:
+    """Shuffled batches; ``batch_size`` is that of all processes together.
+
+    Raises:
+        ValueError: the batch size is not divisible by the number of processes.
+    """
+    share, rest = divmod(batch_size, distributed.world_size())
+    if rest or not share:
+        raise ValueError(f"batch size {batch_size} is not divisible by {distributed.world_size()} processes")
+    sampler = KeyedSampler(dataset, seed)
+    return DataLoader(dataset, share, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+                      pin_memory=torch.cuda.is_available(), drop_last=drop_last and len(sampler) >= share)
+
+
+def evaluation_loader(dataset: LabelledImages, batch_size: int, workers: int) -> DataLoader:
+    """This process's share of the set in order; ``batch_size`` is that of one process."""
+    return DataLoader(dataset, batch_size, sampler=ShardSampler(dataset), num_workers=workers,
+                      pin_memory=torch.cuda.is_available())
+
+
+def check_undecodable(dataset: LabelledImages, device: torch.device) -> int:
+    """Names the images that could not be decoded so far in any process, and counts them.
+
+    Raises:
+        RunFailedError: they are more than 1% of the set.
+    """
+    flags = dataset.undecodable.to(device, copy=True)
+    if distributed.world_size() > 1:
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+    found = flags.nonzero().flatten().tolist()
+    for index in found[:10]:
+        print_log(f"skipped an image that cannot be decoded: {dataset.source.name(index)}", logger="current",
+                  level=logging.WARNING)
+    if len(found) > MAX_UNDECODABLE_SHARE * len(dataset):
+        raise RunFailedError(f"{len(found)} of {len(dataset)} images cannot be decoded, more than the tolerated share of "
+                             f"{MAX_UNDECODABLE_SHARE:g}; {dataset.source.name(found[0])} for one")
+    return len(found)

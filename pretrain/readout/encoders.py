@@ -1,0 +1,136 @@
+"""The encoder that is read out: where it comes from, its pooled features, and the proof that reading changed nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.checkpoints import CheckpointError, load_into, read_backbone
+from pretrain.encoders import Encoder, build_encoder
+from pretrain.errors import RunFailedError
+from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD
+
+RANDOM = "random"  # stands for a file: an encoder as it is initialised
+# The supervised baseline of the paper's footnote 1: torchvision's ResNet50_Weights.IMAGENET1K_V1 under its older name.
+SUPERVISED_FILES = {"resnet50-19c8e357.pth": "https://download.pytorch.org/models/resnet50-19c8e357.pth"}
+
+
+class EncoderChangedError(RunFailedError):
+    """A readout has changed the encoder that it must only look at."""
+
+
+def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[Encoder, dict[str, Any]]:
+    """Builds the encoder to be read out and loads its weights strictly.
+
+    Args:
+        file: an exported backbone, a training checkpoint, a bare state dict of torchvision's, or ``"random"``.
+        encoder: name or config of the encoder; needed for random weights and for files without a record, otherwise
+            compared with the record.
+        seed: of random weights.
+
+    Returns:
+        The encoder, in channels-last order, and its origin as plain data: ``file`` (name; ``"random"``), ``sha256`` (of the
+        file; None for random weights), ``encoder`` (config), ``seed`` (None unless random) and ``meta`` (the record of the
+        pretraining as it is; empty where there is none).
+
+    Raises:
+        ValueError: the file is missing or does not fit, or it takes ``encoder`` to know which encoder it is.
+    """
+    if file == RANDOM:
+        if encoder is None:
+            raise ValueError("a random encoder needs --encoder NAME, such as --encoder resnet50")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built = build_encoder(encoder)
+        origin = dict(file=RANDOM, sha256=None, encoder=_config(encoder), seed=seed, meta={})
+    else:
+        built, origin = _load_file(Path(file), encoder)
+    return built.to(memory_format=torch.channels_last), origin
+
+
+def _load_file(path: Path, encoder: str | Mapping | None) -> tuple[Encoder, dict[str, Any]]:
+    if not path.is_file() and path.name in SUPERVISED_FILES:
+        raise CheckpointError(f"{path} does not exist; get it from {SUPERVISED_FILES[path.name]}")
+    backbone = read_backbone(path)
+    spec = encoder or backbone.meta.get("encoder")
+    if spec is None:
+        raise CheckpointError(f"{path} has no record of its encoder; name it with --encoder, such as --encoder resnet50")
+    built = build_encoder(spec)
+    load_into(built, backbone, expected=spec)
+    return built, dict(file=path.name, sha256=backbone.sha256, encoder=_config(spec), seed=None, meta=backbone.meta)
+
+
+def _config(encoder: str | Mapping) -> dict[str, Any]:
+    return {"type": encoder} if isinstance(encoder, str) else dict(encoder)
+
+
+def choose_stages(encoder: Encoder, choice: str) -> tuple[str, ...]:
+    """``"all"`` or ``"last"`` -> names of the encoder's stages, bottom up.
+
+    Raises:
+        ValueError: the choice is another word.
+    """
+    names = tuple(encoder.stages)
+    if choice not in ("all", "last"):
+        raise ValueError(f"stages is {choice!r}; 'all' or 'last' is needed")
+    return names if choice == "all" else names[-1:]
+
+
+class PooledFeatures(nn.Module):
+    """Global average pooled features of an encoder's stages, from one forward pass.
+
+    Args:
+        encoder: serves the stages.
+        stages: names of the stages to pool.
+        autocast: ``"bfloat16"`` to run the encoder in that type, None for float32.
+    """
+
+    def __init__(self, encoder: Encoder, stages: Sequence[str], autocast: str | None = None) -> None:
+        super().__init__()
+        self.autocast = autocast
+        self.encoder = encoder
+        self.stages = tuple(stages)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of features by stage."""
+        return {name: self.encoder.block_channels[self.encoder.stages[name][1] - 1] for name in self.stages}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """RGB images ``(B, 3, H, W)``, 0-255 of any type -> ``{stage: (B, C)}`` float32."""
+        x = (images.to(self.mean.dtype) - self.mean) / self.std
+        with torch.autocast(x.device.type, AUTOCAST[self.autocast], enabled=self.autocast is not None):
+            maps = self.encoder(x.contiguous(memory_format=torch.channels_last))  # {stage: (B, C, h, w)}
+        return {name: maps[name].to(self.mean.dtype).mean(dim=(2, 3)) for name in self.stages}
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers with their names, types and shapes, whatever their memory order and device."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def frozen(encoder: Encoder) -> Iterator[None]:
+    """Holds an encoder in eval mode and without gradients, and proves afterwards that it is bit-identical.
+
+    Raises:
+        EncoderChangedError: a parameter or buffer, batch norm statistics included, differs from before.
+    """
+    before = weights_sha256(encoder)
+    encoder.eval().requires_grad_(False)
+    yield
+    if weights_sha256(encoder) != before:
+        raise EncoderChangedError("the encoder is not bit-identical after its readout: something trained it or updated its "
+                                  "batch norm statistics; the result is not valid")
