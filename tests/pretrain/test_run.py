@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from pretrain import distributed
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
-from tests.conftest import assert_one_line_error
+from pretrain.run import share_of_process
+from tests.conftest import ROOT, assert_one_line_error
 
 CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 SMALL = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32"]
@@ -22,11 +26,6 @@ def options(folder, work_dir, *more):
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, synthetic_root):
     """One undisturbed run of three epochs that kept every epoch's checkpoint."""
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
     work_dir = tmp_path_factory.mktemp("run") / "loco"
     command = [sys.executable, "tools/pretrain.py", CONFIG, *options(synthetic_root / "unlabeled2017", work_dir)]
     finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -109,6 +108,9 @@ def test_undecodable_images_are_reported_skipped_and_bounded(image_folder, tmp_p
         ([CONFIG, "--cfg-options", "model.rule=5"], ["learning rule 5 is neither a name nor a list"]),
         ([CONFIG, "--cfg-options", "train_dataloader.dataset.views.size=4"], ["view size is 4"]),
         ([CONFIG], ["holds 8 images, fewer than a batch of 64"]),
+        ([CONFIG, "--cfg-options", "train_dataloader.batch_size=1"], ["batch_size is 1", "at least 2 images"]),
+        ([CONFIG, "--cfg-options", "optim_wrapper.accumulative_counts=4"], ["accumulative_counts", "negatives"]),
+        ([CONFIG, "--launcher", "slurm"], ["launcher 'slurm'", "SLURM_PROCID"]),
         (["configs/mask_rcnn_loco_demo.py"], ["is not one for this tool"]),
         ([CONFIG, "--cfg-options", "model.encoder.type=resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
     ],
@@ -121,3 +123,39 @@ def test_bad_input_is_one_line(arguments, parts, tmp_path, image_folder, run_too
         arguments.append("train_dataloader.batch_size=4")
     assert_one_line_error(run_tool("pretrain", *arguments, "--work-dir", tmp_path / "w"), *parts)
     assert not (tmp_path / "w" / "run.json").exists()  # the mended command may use the same directory
+
+
+def losses_of(work_dir) -> list[float]:
+    """Of every iteration that was logged."""
+    (scalars,) = work_dir.glob("*/vis_data/scalars.json")
+    return [json.loads(line)["loss"] for line in scalars.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_torchrun_computes_what_one_process_does(tmp_path, synthetic_root):
+    """Two processes share the batch: the logged losses are the single process's, and so is the batch norm's mean."""
+    small = ["optim_wrapper.optimizer._delete_=True", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.001",
+             "default_hooks.logger.interval=1", "log_processor.window_size=1", "train_dataloader.batch_size=12"]
+    for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
+        command = [sys.executable, *launcher, "tools/pretrain.py", CONFIG,
+                   *options(synthetic_root / "unlabeled2017", tmp_path / name), *small]
+        finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.strip() == str(tmp_path / name / "epoch_3.pth")  # one process speaks
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=2e-3)
+    one, two = (load_checkpoint(tmp_path / name / "epoch_3.pth")["state_dict"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    torch.testing.assert_close(one["encoder.bn1.running_mean"], two["encoder.bn1.running_mean"], rtol=1e-3, atol=1e-3)
+
+
+def test_processes_share_the_batch_and_its_learning_rate(monkeypatch):
+    """The rate is that of the global batch; a batch that cannot be shared is refused with the numbers."""
+    config = dict(train_dataloader=dict(batch_size=512), train_cfg=dict(max_epochs=2), param_scheduler=[],
+                  optim_wrapper=dict(optimizer=dict(type="SGD"), lr_scaling=dict(rule="linear", base_lr=0.3)))
+    monkeypatch.setattr(distributed, "world_size", lambda: 8)
+    share = share_of_process(config)
+    assert (share["train_dataloader"]["batch_size"], share["optim_wrapper"]["optimizer"]["lr"]) == (64, 0.6)
+    assert share["model_wrapper_cfg"]["type"] == "DataParallelLearner"
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(ValueError, match="batch_size is 512.*3 processes cannot share evenly"):
+        share_of_process(config)
