@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -88,9 +87,9 @@ class TwoViewImages(Dataset):
         torch.default_generator.manual_seed(int(entropy[0]))
         return {"views": self.views(image)}
 
-    def _decode(self, index: int) -> Image.Image | None:
+    def _decode(self, index: int) -> np.ndarray | None:
         try:
-            return self.source.load(index)
+            return np.asarray(self.source.load(index))  # (H, W, 3) uint8, a quarter smaller than PIL's own pixels
         except UndecodableImageError:
             self.undecodable[index] = 1
             return None
