@@ -15,6 +15,7 @@ from torch import Tensor
 from pretrain.data.keyed_random import uniforms
 from pretrain.data.views import (
     BLUR_SIGMA,
+    CROP_ATTEMPTS,
     CROP_RATIO,
     JITTER_PROBABILITY,
     blur_kernel_size,
@@ -22,7 +23,6 @@ from pretrain.data.views import (
     jitter_strengths,
 )
 
-CROP_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # how many random numbers a view takes for: attempts at area and ratio; place; flip; whether to jitter, factors, order; gray;
 # whether to blur, and sigma
@@ -43,7 +43,7 @@ class BatchedTwoViews:
 
     The transforms, their order and their distributions are those of ``TwoViews``. Two things differ: the random numbers are
     functions of each sample's key (:func:`~pretrain.data.keyed_random.uniforms`, the view's number as stream), and pixels
-    stay float32 in [0, 1] from the crop to the end, where PIL rounds to 8 bits after each operation. A view depends on its
+    stay float32 in [0, 1] from the crop to the end, where ``TwoViews`` rounds to 8 bits after each operation. A view depends on its
     key and image alone, up to one of 255 levels where float32 sums come in another order (another device or batch size).
 
     Nothing waits for the device. Crop and blur are products with dense matrices per sample, which suits small images: their
