@@ -43,8 +43,9 @@ class BatchedTwoViews:
 
     The transforms, their order and their distributions are those of ``TwoViews``. Two things differ: the random numbers are
     functions of each sample's key (:func:`~pretrain.data.keyed_random.uniforms`, the view's number as stream), and pixels
-    stay float32 in [0, 1] from the crop to the end, where ``TwoViews`` rounds to 8 bits after each operation. A view depends on its
-    key and image alone, up to one of 255 levels where float32 sums come in another order (another device or batch size).
+    stay float32 in [0, 1] from the crop to the end, where ``TwoViews`` rounds to 8 bits after each operation. A view
+    depends on its key and image alone, up to one of 255 levels where float32 sums come in another order (another device or
+    batch size).
 
     Nothing waits for the device. Crop and blur are products with dense matrices per sample, which suits small images: their
     cost grows with the cube of the side.

@@ -211,7 +211,7 @@ def test_signals_stop_a_run_after_the_current_iteration(pretraining, undisturbed
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_of_them(pretraining):
-    """Of two processes, which draw random numbers of their own, the second gets SIGTERM; both end as an undisturbed pair does."""
+    """Of two processes with random numbers of their own the second gets SIGTERM; both end as an undisturbed pair does."""
     whole, work_dir = pretraining.folder / "whole_pair", pretraining.folder / "stopped_pair"
     pair = dict(processes=2, workers=0)
     assert pretraining.run(whole, **pair).returncode == 0
