@@ -97,12 +97,13 @@ def remove_partial(work_dir: str | Path) -> list[str]:
     return [file.name for file in stale]
 
 
-def remove_superseded(newest: Path, max_keep: int) -> None:
+def remove_superseded(newest: Path, max_keep: int, previous: Path | None = None) -> None:
     """Deletes the checkpoints that a complete one makes superfluous.
 
     Args:
         newest: just completed; all others within an epoch go.
         max_keep: how many checkpoints of full epochs stay, up to that of ``newest``; -1 for all.
+        previous: stays in any case: the checkpoint that the run, known to be good until now, saved or began with before.
     """
     files = [file for file in checkpoint_files(newest.parent) if file != newest]
     superfluous = [file for file in files if _is_within_epoch(file)]
@@ -110,7 +111,8 @@ def remove_superseded(newest: Path, max_keep: int) -> None:
         epochs = [file for file in files if not _is_within_epoch(file) and _position(file) < _position(newest)]
         superfluous += epochs[max_keep if _is_within_epoch(newest) else max_keep - 1 :]
     for file in superfluous:
-        file.unlink()
+        if file != previous:
+            file.unlink()
 
 
 def _position(file: Path) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from pretrain.encoders import Encoder, build_encoder
 
 FORMAT = "loco-det-backbone"
 FORMAT_VERSION = 1
-RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.run.PretrainingRecordHook
+RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.record.PretrainingRecordHook
 ENCODER_PREFIX = "encoder."
 KNOWN_EXTRAS = ("fc.", "decoders.", "head.")
 
@@ -55,8 +55,7 @@ def export_backbone(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
         out: the file to write; its folder is made.
 
     Returns:
-        The metadata record: ``format``, ``version``, ``rule``, ``encoder``, ``config_sha256``, ``git_revision``, ``epoch``,
-        ``iter``.
+        The metadata record: ``format``, ``version``, and the checkpoint's (:func:`pretrain.record.pretraining_record`).
 
     Raises:
         CheckpointError: the file is truncated, no training checkpoint of ours, or its keys do not fit its encoder.

@@ -7,16 +7,15 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from mmengine.config import Config, DictAction
 
 from pretrain.errors import RunFailedError
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
-
 USAGE_ERROR = 2
+CLOSED_PIPE = 141  # what shells report of a process that SIGPIPE ended: 128 + 13
 
 
 def note(message: str) -> None:
@@ -43,9 +42,38 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
             note(f"error: {' '.join(str(error).split())}")
             sys.exit(getattr(error, "exit_code", USAGE_ERROR))
         if os.environ.get("RANK", "0") == "0":  # of many processes one speaks
-            print(output)
+            _print_result(output)
 
     return entry_point
+
+
+def _print_result(output: str) -> None:
+    """Writes to stdout now, and ends the process without a word where nobody reads any more, as before ``| head``."""
+    try:
+        print(output, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout once more
+        sys.exit(CLOSED_PIPE)
+
+
+class Overrides(DictAction):
+    """mmengine's ``k=v`` pairs on the command line, with a message for what is none."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """See :class:`argparse.Action`."""
+        wrong = [value for value in values if "=" not in value]
+        if wrong:
+            parser.error(f"argument {option_string}: {wrong[0]!r} is not of the form key=value")
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # brackets without their counterparts
+            parser.error(f"argument {option_string}: {error}")
 
 
 def tool_parser(docstring: str) -> argparse.ArgumentParser:
@@ -61,20 +89,9 @@ def encoder_spec(text: str) -> str | dict:
 
 def add_config_arguments(parser: argparse.ArgumentParser, data_root_help: str) -> None:
     """Adds ``--data-root``, ``--work-dir``, ``--resume`` and ``--cfg-options``."""
-    from mmengine.config import DictAction
-
     parser.add_argument("--data-root", metavar="DIR", help=data_root_help)
     parser.add_argument("--work-dir", metavar="DIR", help="where checkpoints and results go (default: below work_dirs/)")
     parser.add_argument("--resume", action="store_true", help="continue what the work directory holds unfinished")
-    class Overrides(DictAction):
-        """mmengine's ``k=v`` pairs, with a message for what is none."""
-
-        def __call__(self, parser, namespace, values, option_string=None) -> None:
-            wrong = [value for value in values if "=" not in value]
-            if wrong:
-                parser.error(f"argument {option_string}: {wrong[0]!r} is not of the form key=value")
-            super().__call__(parser, namespace, values, option_string)
-
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
 
 
@@ -85,14 +102,12 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str, need
         path: the config file.
         args: parsed arguments.
         default_work_dir: parent of the work directory where ``--work-dir`` is not given.
-        needed_keys: top-level keys without which it is a config of another kind.
+        needed_keys: dotted keys without which it is a config of another kind.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it does not resolve, or is of another kind.
     """
-    from mmengine.config import Config
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"config file {path} does not exist; run from the project's root or pass another path")
     try:
@@ -101,10 +116,19 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str, need
             config.merge_from_dict(args.cfg_options)
     except (SyntaxError, KeyError, TypeError, AttributeError, NameError, OSError) as error:
         raise ValueError(f"config {path} does not resolve: {type(error).__name__}: {error}") from error
-    lacking = [key for key in needed_keys if key not in config]
+    lacking = [key for key in needed_keys if not _has(config.to_dict(), key)]
     if lacking:
         raise ValueError(f"config {path} is not one for this tool: it lacks {', '.join(lacking)}; pretraining configs are "
                          "configs/pretrain/*.py, detection configs configs/mask_rcnn_*.py")
     config.config_file = path
     config.work_dir = args.work_dir or f"{default_work_dir}/{Path(path).stem}"
     return config
+
+
+def _has(config: object, key: str) -> bool:
+    """Whether there is a value under a dotted key."""
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return False
+        config = config[part]
+    return True

@@ -11,7 +11,7 @@ from torch import nn
 
 from pretrain.distributed import GradientAverager, rank
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.sync_batchnorm import convert_batchnorm_for_cpu
+from pretrain.sync_batchnorm import convert_batchnorm
 
 
 @MODEL_WRAPPERS.register_module()
@@ -24,7 +24,7 @@ class DataParallelLearner(nn.Module):
     Args:
         module: the learner, on its device.
         sync_batchnorm: statistics over the global batch, as the paper's baseline has them; without, each process normalises
-            its own rows.
+            its own rows, and the running statistics that are saved are the first process's.
     """
 
     def __init__(self, module: LocalContrastiveLearner, sync_batchnorm: bool = True) -> None:
@@ -49,8 +49,8 @@ class DataParallelLearner(nn.Module):
 
 
 def _synchronise_batchnorm(learner: LocalContrastiveLearner) -> None:
-    if next(learner.parameters()).is_cuda:
+    if next(learner.parameters()).is_cuda and learner.recompute == "none":  # torch's own cannot be made again by recipes
         learner.encoder.convert_sync_batchnorm()
         nn.SyncBatchNorm.convert_sync_batchnorm(learner.decoders)
     else:
-        convert_batchnorm_for_cpu(learner)
+        convert_batchnorm(learner)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 LAUNCHERS = ("none", "pytorch", "slurm")
+_patient_group: dist.ProcessGroup | None = None  # for what may take hours, such as the first look at a large data set
 
 
 def world_size() -> int:
@@ -51,22 +53,42 @@ def start_processes(launcher: str) -> None:
         raise ValueError("launcher 'slurm' needs a CUDA device in every task; on CPUs start the tool with torchrun")
     else:
         dist.init_process_group("gloo")
+    global _patient_group
+    _patient_group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
 
 
 def stop_processes() -> None:
     """Leaves the process group, where there is one."""
+    global _patient_group
+    _patient_group = None
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """The others enter when the first process has left: what it made on disk is there."""
-    if world_size() > 1 and rank() > 0:
-        dist.barrier()
-    yield
-    if world_size() > 1 and rank() == 0:
-        dist.barrier()
+    """The others enter when the first process has left: what it made on disk is there, however long it took.
+
+    Raises:
+        ValueError: in the others, what the first process raised.
+    """
+    if world_size() == 1:
+        yield
+        return
+    failure: list[str | None] = [None]
+    if rank() > 0:
+        dist.broadcast_object_list(failure, src=0, group=_patient_group)
+        if failure[0] is not None:
+            raise ValueError(failure[0])
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        failure[0] = str(error)
+        raise
+    finally:
+        dist.broadcast_object_list(failure, src=0, group=_patient_group)
 
 
 def average(x: Tensor) -> Tensor:

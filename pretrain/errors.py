@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class RunFailedError(RuntimeError):
     """A run that cannot go on; the message says why and what to do."""
@@ -10,6 +12,17 @@ class RunFailedError(RuntimeError):
 
 
 class RunInterrupted(RunFailedError):
-    """A run that was asked to stop (SIGTERM) and has saved where it is; it can be resumed."""
+    """A run that a signal asked to stop and that has saved where it is; it can be resumed.
 
-    exit_code = 143  # 128 + SIGTERM, as a shell reports it
+    Args:
+        message: what happened and how to go on.
+        signum: the signal.
+
+    Attributes:
+        exit_code: 130 after SIGINT, as a shell reports it. After every other signal 143, which is SIGTERM's: a job script
+            looks for one code, whichever signal its scheduler sends.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tqdm import tqdm
 
+from pretrain.errors import RunFailedError
 
-class TooManyUndecodableImagesError(RuntimeError):
+
+class TooManyUndecodableImagesError(RunFailedError):
     """More images than the configured share cannot be decoded."""
 
 
@@ -18,29 +21,48 @@ class UndecodableImagesHook(Hook):
     """Reports images that a data set could not decode, each once, and stops the run when they are too many.
 
     The data set replaces such an image and flags it in its ``undecodable`` tensor (shared with its workers); it names it by
-    ``sample_name(index)``.
+    ``sample_name(index)``. What any process met is put together: the first one reports it, and all of them stop at once.
 
     Args:
         max_share: largest tolerated share of the data set, 0 to 1.
+        interval: iterations between two looks at the flags; the last iteration of every epoch has one, too.
+
+    Raises:
+        ValueError: ``max_share`` is no share, or ``interval`` is not positive.
     """
 
-    def __init__(self, max_share: float = 0.01) -> None:
+    def __init__(self, max_share: float = 0.01, interval: int = 20) -> None:
         if not 0 <= max_share <= 1:
             raise ValueError(f"max_share of undecodable images is {max_share}; it must lie in [0, 1]")
+        if interval < 1:
+            raise ValueError(f"interval of UndecodableImagesHook is {interval}; it must be at least 1")
         self.max_share = max_share
+        self.interval = interval
         self._reported: set[int] = set()
 
     def before_train(self, runner) -> None:
-        """Reports what the data set already met while it was built (a cache, say)."""
+        """Reports what the data set already met while it was built (a cache, say).
+
+        Raises:
+            TooManyUndecodableImagesError: in all processes.
+        """
         self._check(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Reports what the workers met meanwhile."""
-        self._check(runner)
+        """Reports what the workers met meanwhile, before a checkpoint of this iteration is written.
+
+        Raises:
+            TooManyUndecodableImagesError: in all processes.
+        """
+        epoch_ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
+        if epoch_ends or self.every_n_train_iters(runner, self.interval):
+            self._check(runner)
 
     def _check(self, runner) -> None:
         dataset = runner.train_dataloader.dataset
-        found = {int(i) for i in dataset.undecodable.nonzero().flatten()}
+        flags = dataset.undecodable.clone()  # (len,) uint8; workers may set more of the data set's own meanwhile
+        all_reduce(flags, op="max")
+        found = set(flags.nonzero().flatten().tolist())
         new = found - self._reported
         if not new:
             return

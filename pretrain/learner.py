@@ -111,7 +111,7 @@ class LocalContrastiveLearner(BaseModel):
             Log variables: ``loss`` (sum over units), and per unit ``loss_<unit>`` and ``accuracy_<unit>`` (contrastive
             accuracy, 0 to 1); with soft sharing ``penalty``, which ``loss`` does not contain.
         """
-        self._check_optim_wrapper(optim_wrapper)
+        self.check_optim_wrapper(optim_wrapper)
         views = self.data_preprocessor(data, training=True)["views"]
         scale = getattr(optim_wrapper, "scale", _unscaled)
         active = range(len(self.units)) if self._alone is None else [self._alone]
@@ -177,7 +177,8 @@ class LocalContrastiveLearner(BaseModel):
         device = next(self.parameters()).device.type
         return torch.autocast(device, AUTOCAST[self.autocast], enabled=self.autocast is not None)
 
-    def _check_optim_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+    def check_optim_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+        """Refuses an optimizer wrapper that accumulates gradients or does not fit the precision."""
         scales = hasattr(optim_wrapper, "scale")
         if not (scales or type(optim_wrapper) is OptimWrapper) or optim_wrapper._accumulative_counts != 1:
             raise ValueError("the learner steps a plain OptimWrapper without accumulation: contrastive losses do not add up "

@@ -59,27 +59,35 @@ def resolve_lr(optim_wrapper_config: Mapping[str, Any], global_batch_size: int) 
     if scaling is None:
         return config
     if lr is not None:
-        raise ValueError(f"optim_wrapper has both optimizer.lr={lr} and lr_scaling={dict(scaling)}; remove one (with "
+        raise ValueError(f"optim_wrapper has both optimizer.lr={lr} and lr_scaling={scaling!r}; remove one (with "
                          "--cfg-options: optim_wrapper.lr_scaling=None)")
-    if scaling.keys() != {"rule", "base_lr"}:
-        raise ValueError(f"lr_scaling is {dict(scaling)}; it must be dict(rule=..., base_lr=...)")
+    if not isinstance(scaling, Mapping) or scaling.keys() != {"rule", "base_lr"}:
+        raise ValueError(f"lr_scaling is {scaling!r}; it must be dict(rule=..., base_lr=...)")
     config["optimizer"]["lr"] = scaled_lr(scaling["base_lr"], global_batch_size, scaling["rule"])
     return config
 
 
-def check_schedule(param_scheduler: Sequence[Mapping[str, Any]], max_epochs: int) -> None:
-    """Refuses a schedule whose last phase, which runs to the end of training, would begin after it.
+def check_schedule(param_scheduler: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, max_epochs: int) -> None:
+    """Refuses a schedule that does not end when training does.
 
     Args:
-        param_scheduler: mmengine's configs; those without ``end`` run to the last epoch.
+        param_scheduler: mmengine's configs; those without ``end`` run to the last epoch. None for a constant learning rate.
         max_epochs: epochs of the run.
 
     Raises:
-        ValueError: training ends before such a phase begins.
+        ValueError: there is no epoch, a phase begins after the last one, or the schedule ends earlier or later.
     """
-    for index, scheduler in enumerate(param_scheduler):
+    if max_epochs < 1:
+        raise ValueError(f"train_cfg.max_epochs is {max_epochs}; at least 1 is needed")
+    schedulers = [param_scheduler] if isinstance(param_scheduler, Mapping) else list(param_scheduler or [])
+    for index, scheduler in enumerate(schedulers):
         begin = scheduler.get("begin", 0)
         if "end" not in scheduler and scheduler.get("by_epoch", True) and begin >= max_epochs:
             raise ValueError(f"{scheduler['type']} (param_scheduler.{index}) begins after epoch {begin}, but "
                              f"train_cfg.max_epochs is {max_epochs}; train longer, or shorten the warm-up before it (with "
                              f"--cfg-options: param_scheduler.{max(index - 1, 0)}.end and param_scheduler.{index}.begin)")
+    ends = [scheduler.get("end", max_epochs) for scheduler in schedulers if scheduler.get("by_epoch", True)]
+    if len(ends) == len(schedulers) > 0 and max(ends) != max_epochs:
+        last = ends.index(max(ends))
+        raise ValueError(f"{schedulers[last]['type']} (param_scheduler.{last}) ends with epoch {max(ends)}, but "
+                         f"train_cfg.max_epochs is {max_epochs}; leave its end out in the config, so that it follows")

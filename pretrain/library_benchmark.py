@@ -261,7 +261,7 @@ def compare_libraries(config: BenchmarkConfig, others: Sequence[str], folder: Pa
 
 
 def make_runs(config: BenchmarkConfig, others: Sequence[str]) -> dict[str, Ours | Lightly | SoloLearn]:
-    """Our SimCLR, once more in its fastest setting on a CPU, and those of the other libraries.
+    """Our SimCLR, once more in channels-last layout and bfloat16, and those of the other libraries.
 
     Raises:
         ValueError: a library is unknown or cannot be imported.

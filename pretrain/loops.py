@@ -1,4 +1,4 @@
-"""A training loop that goes on within an epoch, and comes to an orderly stop when SIGTERM or SIGUSR1 asks for it."""
+"""A training loop that goes on within an epoch, and comes to an orderly stop when SIGTERM, SIGUSR1 or Ctrl-C asks for it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from torch.utils.data import DataLoader
 
 from pretrain.random_state import unchanged_random_state
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what SLURM sends: by itself, and with --signal=USR1
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SLURM, SLURM with --signal=USR1, Ctrl-C
+_CTRL_C_AGAIN = b"\nstopping after this iteration, with a checkpoint; Ctrl-C again ends the run at once, without\n"
 
 
 class StopRequest(AbstractContextManager):
-    """Notes :data:`STOP_SIGNALS` while it is entered, instead of dying of them.
+    """Notes :data:`STOP_SIGNALS` while it is entered, instead of dying of them; of a second SIGINT Python's own way.
+
+    Where SIGINT is ignored, as in a job that a shell script runs in the background, it stays so.
 
     Attributes:
         signum: the last signal that came, 0 for none.
@@ -33,16 +36,23 @@ class StopRequest(AbstractContextManager):
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python allows no other to set handlers
-            self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+            numbers = [n for n in STOP_SIGNALS if n != signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._previous = {}
+        for number in list(self._previous):
+            self._give_back(number)
 
     def _note(self, signum: int, frame: object) -> None:
         self.signum = signum
+        if signum == signal.SIGINT:
+            self._give_back(signum)
+            os.write(2, _CTRL_C_AGAIN)  # print() may be what the signal has interrupted
+
+    def _give_back(self, number: int) -> None:
+        handler = self._previous.pop(number)
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @LOOPS.register_module()
@@ -119,7 +129,8 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
 
 def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
-    """Keeps a worker alive when SLURM signals all processes of a job, so that the run can finish its iteration and save."""
+    """Keeps a worker alive when SLURM or Ctrl-C signals all processes, so that the run can finish its iteration and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there is another thread

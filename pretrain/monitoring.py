@@ -16,6 +16,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 
 from pretrain import distributed
+from pretrain.checkpoint_files import checkpoint_files, newest_intact
 from pretrain.errors import RunFailedError
 
 
@@ -23,10 +24,11 @@ from pretrain.errors import RunFailedError
 class ThroughputHook(Hook):
     """Logs images per second, the share of time spent waiting for data, and peak memory.
 
-    Scalars: ``train/images_per_second`` (global batch, all processes), ``train/data_wait`` (0 to 1) and
-    ``train/memory_mib`` (this process: the most that CUDA had allocated; without CUDA the peak resident set). Rates are over
-    the last ``window`` iterations, without checkpoints and what else happens between iterations and epochs. They are taken
-    after all other hooks, whose work is no waiting for data, so a log line shows them as of the iteration before.
+    Scalars: ``train/images_per_second`` (global batch, all processes), and of this process ``train/data_wait`` (0 to 1) and
+    ``train/memory_mib`` (the most that CUDA had allocated; without CUDA the peak resident set). The first process's are
+    logged. Rates are over the last ``window`` iterations, without checkpoints and what else happens between iterations and
+    epochs. They are taken after all other hooks, whose work is no waiting for data, so a log line shows them as of the
+    iteration before.
 
     Args:
         window: iterations that are averaged over, at least 1.
@@ -83,8 +85,9 @@ class NonFiniteLossError(RunFailedError):
 class FiniteHook(Hook):
     """Stops a run at the first loss that is not finite, and keeps weights that are not finite out of checkpoints.
 
-    So every checkpoint on disk is good to resume from. In several processes all stop in the same step, since the learner's
-    losses are those of the global batch.
+    Finite weights need not be good ones: whether they give a finite loss shows in the step after the checkpoint, and until
+    then :class:`~pretrain.checkpoint_hook.AtomicCheckpointHook` keeps the one before it. In several processes all stop in
+    the same step, since the learner's losses are those of the global batch.
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -128,11 +131,12 @@ def _tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _way_back(work_dir: str) -> str:
-    from pretrain.checkpoint_files import checkpoint_files
-
-    files = checkpoint_files(work_dir)
     advice = "lower the learning rate or lengthen the warm-up, in a new --work-dir"
-    if not files:
-        return f"there is no checkpoint yet; {advice}"
-    return (f"the last good checkpoint is {files[0]}: if the cause was a passing one, go on from there with --resume; "
-            f"otherwise {advice}")
+    newest, _ = newest_intact(work_dir)
+    if newest is None:
+        return f"there is no intact checkpoint to go back to; {advice}"
+    files = checkpoint_files(work_dir)
+    older = files[files.index(newest) + 1 :]
+    before = f" (the one before it is {older[0].name})" if older else ""
+    return (f"the newest intact checkpoint is {newest}{before}, but from there --resume repeats the same numbers on the "
+            f"same machine: unless the machine was the cause, {advice}")

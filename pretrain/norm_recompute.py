@@ -134,6 +134,16 @@ class Recipe:
 class _RecordRecipes(TorchFunctionMode):
     """Notes on the memory of every activation how it came about."""
 
+    active = 0  # how many of them are entered
+
+    def __enter__(self) -> _RecordRecipes:
+        _RecordRecipes.active += 1
+        return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        _RecordRecipes.active -= 1
+        super().__exit__(*exception)
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.batch_norm:
@@ -154,6 +164,25 @@ def cheap_recompute() -> Iterator[None]:
     """Graphs built inside keep recipes instead of the activations that these can give back."""
     with _RecordRecipes(), torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
         yield
+
+
+def record_normalisation(
+    out: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> None:
+    """For a batch norm that is not torch's: what it did in train mode, where recipes are recorded now.
+
+    Args:
+        out: its output.
+        x: its input ``(B, C, ...)``, which it saves for its backward pass.
+        mean: the statistics that it used, ``(C,)``.
+        inverse_std: ``(C,)``.
+        weight: ``(C,)``.
+        bias: ``(C,)``.
+        eps: its own.
+    """
+    if _RecordRecipes.active and out.requires_grad:
+        norm = Normalisation(Kept(x.detach()), mean, inverse_std, weight.detach(), bias.detach(), eps)
+        out.untyped_storage().recipe = Recipe(norm, out, out._version)
 
 
 def keep(output: Tensor, alive: Tensor | None = None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.dist import sync_random_seed
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
@@ -28,45 +29,8 @@ from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.data.synthetic import ensure_configured
 from pretrain.learning_rates import check_schedule, resolve_lr
 from pretrain.optimizers import check_no_accumulation
-from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision
-
-
-@HOOKS.register_module()
-class PretrainingRecordHook(Hook):
-    """Writes into every checkpoint what :func:`pretrain.checkpoints.export_backbone` passes on, and keeps it plain data.
-
-    mmengine would pickle objects of its message hub, the smoothed histories of logged values, into the file. Without them
-    anybody can load it with ``weights_only=True``; a resumed run smooths its log anew.
-
-    Args:
-        config_sha256: fingerprint of the config.
-        encoder: the encoder's config.
-        rule: the learning rule's config.
-        soft_sharing: options of soft sharing, where units own copies of shared stages.
-        epochs_per_unit: epochs of each unit, where they are trained one after the other.
-        decoder: options of the decoders.
-        max_epochs: epochs of the whole schedule.
-    """
-
-    def __init__(
-        self,
-        config_sha256: str,
-        encoder: dict,
-        rule: object,
-        soft_sharing: dict | None = None,
-        epochs_per_unit: int | None = None,
-        decoder: dict | None = None,
-        max_epochs: int | None = None,
-    ) -> None:
-        record = {"rule": rule, "encoder": encoder, "config_sha256": config_sha256, "git_revision": git_revision()}
-        optional = dict(soft_sharing=soft_sharing, epochs_per_unit=epochs_per_unit, decoder=decoder, max_epochs=max_epochs)
-        record |= {key: value for key, value in optional.items() if value is not None}
-        self.record = json.loads(json.dumps(record))  # ConfigDict -> dict
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """See :class:`mmengine.hooks.Hook`."""
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
-        checkpoint[RECORD_KEY] = {**self.record, "epoch": checkpoint["meta"]["epoch"], "iter": checkpoint["meta"]["iter"]}
+from pretrain.record import pretraining_record
+from pretrain.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint
 
 
 def use_data_root(config: Config, data_root: str) -> None:
@@ -91,47 +55,117 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
         The last checkpoint.
 
     Raises:
-        ValueError: the work directory holds a run of another config, or checkpoints of this one while ``resume`` is off;
-            or the model, rule or data do not fit together; or every checkpoint to resume from is damaged. All before
-            training starts.
+        ValueError: the work directory holds checkpoints of another config, or of this one while ``resume`` is off; or the
+            model, rule, optimizer, schedule or data do not fit together; or every checkpoint to resume from is damaged. All
+            before training starts.
         RunInterrupted: a signal asked the run to stop; it is saved.
     """
     distributed.start_processes(launcher)
+    plain = _resolve(config)
+    work_dir, identity = Path(config.work_dir), _identity(plain)
+    begun = bool(checkpoint_files(work_dir))  # without a checkpoint the directory is free for another try
+    sha256 = check_work_dir(work_dir, identity) if begun else config_fingerprint(identity)[0]
+    checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
+    if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
+        distributed.stop_processes()
+        return checkpoint
+    runner = _build_runner(plain, sha256, checkpoint, launcher)
+    for message in damaged:
+        runner.logger.warning(f"passed over a checkpoint: {message}")
+    if distributed.rank() == 0:
+        if not begun:
+            (work_dir / RECORD_NAME).unlink(missing_ok=True)
+        claim_work_dir(work_dir, identity)
+    runner.train()
+    distributed.stop_processes()
+    return checkpoint_files(work_dir)[0]
+
+
+def _resolve(config: Config) -> dict:
+    """The config as plain data, with what it names registered and what it draws drawn.
+
+    Raises:
+        ValueError: it has two numbers of epochs.
+    """
     plain = config.to_dict()
+    epochs = plain["train_cfg"]["max_epochs"]
+    if plain.get("max_epochs", epochs) != epochs:
+        raise ValueError(f"the config has max_epochs={plain['max_epochs']}, but train_cfg.max_epochs={epochs}, which is "
+                         "what counts; set train_cfg.max_epochs")
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
     with distributed.first_process_first():
         ensure_configured(plain)
     dataset = plain["train_dataloader"]["dataset"]
     dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
-    work_dir = Path(config.work_dir)
-    sha256 = check_work_dir(work_dir, plain)
-    checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
-    if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
-        distributed.stop_processes()
-        return checkpoint
-    model = plain["model"]
-    record = dict(type="PretrainingRecordHook", config_sha256=sha256, encoder=model["encoder"], rule=model["rule"],
-                  soft_sharing=model.get("soft_sharing"), epochs_per_unit=_epochs_per_unit(plain),
-                  decoder=model.get("decoder"), max_epochs=plain["train_cfg"]["max_epochs"])
-    hooks = [*plain.get("custom_hooks", []), record]
+    return plain
+
+
+def _identity(config: dict) -> dict:
+    """The config without the place where its images are, which may be another one when the run is resumed."""
+    loader = config["train_dataloader"]
+    dataset = dict(loader["dataset"], data_root=Path(loader["dataset"]["data_root"]).name)
+    return dict(config, train_dataloader=dict(loader, dataset=dataset))
+
+
+def _build_runner(config: dict, sha256: str, checkpoint: Path | None, launcher: str) -> Runner:
+    """A runner with everything built that may refuse its options, and checked for what would fail or go wrong later.
+
+    Raises:
+        ValueError: something does not fit; the message names the config's key or the mend.
+    """
+    record = dict(type="PretrainingRecordHook", record=pretraining_record(config, sha256))
     start = {} if checkpoint is None else dict(resume=True, load_from=str(checkpoint))
-    runner = Runner.from_cfg(Config(dict(share_of_process(plain), **start, custom_hooks=hooks, launcher=launcher)))
-    for message in damaged:
-        runner.logger.warning(f"passed over a checkpoint: {message}")
-    with distributed.first_process_first():
-        assert runner.train_loop is not None  # builds the data set, which may refuse its options
-    num_images, batch_size = len(runner.train_dataloader.dataset), plain["train_dataloader"]["batch_size"]
-    if num_images < batch_size:
-        raise ValueError(f"{dataset['data_root']} holds {num_images} images, fewer than a batch of {batch_size}; add images "
-                         "or lower train_dataloader.batch_size with --cfg-options")
+    seed = config.get("randomness", {}).get("seed")
+    if seed is None:  # mmengine would draw one, and restore a resumed run's only when its data are shuffled already
+        seed = sync_random_seed() if checkpoint is None else load_checkpoint(checkpoint)["meta"]["seed"]
+    runner = Runner.from_cfg(Config(dict(
+        share_of_process(config),
+        **start,
+        randomness=dict(config.get("randomness", {}), seed=seed),
+        custom_hooks=[*config.get("custom_hooks", []), record],
+        launcher=launcher if distributed.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
+    )))
+    with distributed.first_process_first(), _naming("train_dataloader"):
+        assert runner.train_loop is not None  # builds the data set
+    _check_images(runner, config, checkpoint)
+    with _naming("optim_wrapper"):
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    with _naming("param_scheduler"):
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    _check_parts(runner)
+    return runner
+
+
+@contextmanager
+def _naming(key: str) -> Iterator[None]:
+    """What mmengine raises of a key's options becomes a ``ValueError`` that names the key."""
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, AssertionError) as error:
+        raise ValueError(f"options of {key} do not fit: {error}") from error
+
+
+def _check_images(runner: Runner, config: dict, checkpoint: Path | None) -> None:
+    """Refuses too few images, and others than those that the checkpoint was trained on: their order would be another."""
+    loader = config["train_dataloader"]
+    root, batch_size, found = loader["dataset"]["data_root"], loader["batch_size"], len(runner.train_dataloader.dataset)
+    if found < batch_size:
+        raise ValueError(f"{root} holds {found} images, fewer than a batch of {batch_size}; add images or lower "
+                         "train_dataloader.batch_size with --cfg-options")
+    known = found if checkpoint is None else load_checkpoint(checkpoint)[RECORD_KEY].get("num_images", found)
+    if found != known:
+        raise ValueError(f"{root} holds {found} images, but {checkpoint} was trained on {known}; restore them, or start "
+                         "anew in another --work-dir")
+
+
+def _check_parts(runner: Runner) -> None:
+    """Lets the learner refuse the optimizer wrapper, and our hooks the run, before it begins."""
+    learner = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    learner.check_optim_wrapper(runner.optim_wrapper)
     for hook in runner.hooks:
-        if hasattr(hook, "check"):  # ours, which may refuse the run
+        if hasattr(hook, "check"):  # ours
             hook.check(runner)
-    if distributed.rank() == 0:
-        claim_work_dir(work_dir, plain)
-    runner.train()
-    distributed.stop_processes()
-    return checkpoint_files(work_dir)[0]
 
 
 def share_of_process(config: dict) -> dict:
@@ -149,18 +183,13 @@ def share_of_process(config: dict) -> dict:
         raise ValueError(f"train_dataloader.batch_size is {batch_size}, the batch of all processes together, which "
                          f"{world_size} processes cannot share evenly; choose a multiple of {world_size}")
     check_no_accumulation(config["optim_wrapper"])
-    check_schedule(config["param_scheduler"], config["train_cfg"]["max_epochs"])
+    check_schedule(config.get("param_scheduler"), config["train_cfg"]["max_epochs"])
     share = dict(
         config,
         train_dataloader=dict(config["train_dataloader"], batch_size=batch_size // world_size),
         optim_wrapper=resolve_lr(config["optim_wrapper"], batch_size),
     )
     return dict({"model_wrapper_cfg": dict(type="DataParallelLearner")}, **share) if world_size > 1 else share
-
-
-def _epochs_per_unit(config: dict) -> int | None:
-    hooks = [hook for hook in config.get("custom_hooks", []) if hook["type"] == "SequentialUnitsHook"]
-    return hooks[0]["epochs_per_unit"] if hooks else None
 
 
 def _checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> tuple[Path | None, list[str]]:

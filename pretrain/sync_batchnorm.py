@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all processes, also where torch's SyncBatchNorm has no kernel (CPU)."""
+"""Batch norm over the batches of all processes, where torch's SyncBatchNorm does not serve: on CPUs, under recomputation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pretrain import distributed
+from pretrain.norm_recompute import record_normalisation
 
 
 class _Normalise(torch.autograd.Function):
@@ -18,10 +19,7 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, count: Tensor, eps: float
-    ) -> Tensor:
-        inverse_std = (var + eps).rsqrt()  # (C,)
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse_std: Tensor, count: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, mean, inverse_std, count)
         scale, shift = weight * inverse_std, bias - mean * weight * inverse_std
         return (x.to(scale.dtype) * _wide(scale, x) + _wide(shift, x)).to(x.dtype)
@@ -36,14 +34,15 @@ class _Normalise(torch.autograd.Function):
         dist.all_reduce(total)
         total = total / count
         grad_x = _wide(weight * inverse_std, x) * (grad_wide - _wide(total[0], x) - normalised * _wide(total[1], x))
-        return grad_x.to(x.dtype), own[1], own[0], None, None, None, None
+        return grad_x.to(x.dtype), own[1], own[0], None, None, None
 
 
 class CrossProcessBatchNorm(_BatchNorm):
     """Batch norm that normalises with the statistics of the global batch; in eval mode or a single process a plain one.
 
     Gradients and running statistics are those of one process with the whole batch. Made of collectives that gloo has, it
-    serves training on several CPU processes; on CUDA torch's own SyncBatchNorm is faster.
+    serves training on several CPU processes, and its output can be made again by ``recompute="norm"``; on CUDA without
+    recomputation torch's own SyncBatchNorm is faster.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -60,7 +59,10 @@ class CrossProcessBatchNorm(_BatchNorm):
             self._track(mean, var, count)
         weight = self.weight if self.affine else torch.ones_like(mean)
         bias = self.bias if self.affine else torch.zeros_like(mean)
-        return _Normalise.apply(x, weight, bias, mean, var, count, self.eps)
+        inverse_std = (var + self.eps).rsqrt()
+        out = _Normalise.apply(x, weight, bias, mean, inverse_std, count)
+        record_normalisation(out, x, mean, inverse_std, weight, bias, self.eps)
+        return out
 
     def _parameter_type(self, x: Tensor) -> torch.dtype:
         return self.weight.dtype if self.affine else torch.promote_types(x.dtype, torch.float32)
@@ -93,7 +95,7 @@ def global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, var, total
 
 
-def convert_batchnorm_for_cpu(module: nn.Module) -> nn.Module:
+def convert_batchnorm(module: nn.Module) -> nn.Module:
     """Replaces every batch norm by :class:`CrossProcessBatchNorm`, in place; parameters and buffers stay the same objects.
 
     Raises:
@@ -102,14 +104,14 @@ def convert_batchnorm_for_cpu(module: nn.Module) -> nn.Module:
     if isinstance(module, _BatchNorm):
         return _converted(module)
     for name, child in module.named_children():
-        module.add_module(name, convert_batchnorm_for_cpu(child))
+        module.add_module(name, convert_batchnorm(child))
     return module
 
 
 def _converted(norm: _BatchNorm) -> CrossProcessBatchNorm:
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, CrossProcessBatchNorm):
-        raise ValueError(f"batch norm of class {type(norm).__name__} cannot be synchronised across CPU processes; train "
-                         "this encoder in one process, or on CUDA devices")
+        raise ValueError(f"batch norm of class {type(norm).__name__} cannot be synchronised by CrossProcessBatchNorm; "
+                         "train this encoder in one process, or on CUDA devices with model.recompute=none")
     new = CrossProcessBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     for name, parameter in norm.named_parameters(recurse=False):
         setattr(new, name, parameter)

@@ -14,13 +14,16 @@ RECORD_NAME = "run.json"
 # How a run is carried out or spoken of, not what it computes: may change between a run and its continuation.
 EXECUTION_KEYS = frozenset({
     "work_dir", "resume", "launcher", "env_cfg", "config_file", "hint", "num_workers", "persistent_workers", "pin_memory",
-    "cache", "cache_mib", "log_processor", "visualizer", "interval_iters", "interval_minutes", "max_keep_ckpts",
+    "cache", "cache_mib", "log_processor", "visualizer", "device",
 })
+EXECUTION_HOOKS = ("checkpoint", "logger")  # of default_hooks
 
 
 def config_fingerprint(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """SHA-256 of what a config computes, and the plain data that it was taken of (execution keys left out)."""
     plain = _without_execution_keys(json.loads(json.dumps(config, sort_keys=True, default=str)))
+    for hook in EXECUTION_HOOKS:
+        plain.get("default_hooks", {}).pop(hook, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest(), plain
 
 

@@ -20,7 +20,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pret
 
 from pretrain.cli import add_config_arguments, command, load_config, note, tool_parser
 
-NEEDED_KEYS = ("model", "train_dataloader", "max_epochs")
+NEEDED_KEYS = ("model.rule", "train_dataloader", "optim_wrapper", "train_cfg.max_epochs")
 DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 
 

@@ -4,8 +4,9 @@
     python tools/report_linear.py work_dirs/readout --table 4 --paper --stage all --format latex > table4.tex
 
 Takes the results of tools/linear_eval.py and tools/knn_eval.py, or folders above them. How an encoder was trained decides
-its row; several seeds of a row are averaged. Means ± std, differences to SimCLR in brackets. Only the table goes to stdout;
-results that are in no row are told on stderr.
+its row; pretrainings that differ in their seeds alone are averaged, those of other settings have columns of their own.
+Means ± std over pretrainings, differences to SimCLR in brackets. Only the table goes to stdout; results that are in no row
+are told on stderr.
 """
 
 from __future__ import annotations

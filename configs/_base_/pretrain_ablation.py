@@ -2,8 +2,7 @@
 # model.autocast=bfloat16 model.channels_last=True as the configs/pretrain/*_imagenet_*.py are.
 _base_ = ["./pretrain_imagenet.py"]
 
-max_epochs = 100
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=100)
 train_dataloader = dict(  # the same images, and with --data-root those of any folder
     dataset=dict(source="folder", split=None, data_root="data/imagenet/train")
 )

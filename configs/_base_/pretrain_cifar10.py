@@ -2,7 +2,6 @@
 # decay 1e-6; its temperature 0.5 is in the configs). Images in memory, both views made on the device. Batch, epochs: ours.
 _base_ = ["./pretrain_runtime.py"]
 
-max_epochs = 200
 data_preprocessor = dict(type="BatchedTwoViewsPreprocessor", size=32, color_strength=0.5, blur=0.0)
 train_dataloader = dict(
     batch_size=512,
@@ -21,5 +20,5 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=10, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=200)
 default_hooks = dict(checkpoint=dict(interval=20))

@@ -1,7 +1,6 @@
 # A small schedule on the embedded synthetic data set. The numbers are ours: the papers have no run of this size.
 _base_ = ["./pretrain_runtime.py"]
 
-max_epochs = 5
 synthetic_data = dict(root="data/synthetic")
 train_dataloader = dict(
     dataset=dict(
@@ -13,6 +12,6 @@ train_dataloader = dict(
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=4e-3, weight_decay=1e-4))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", by_epoch=True, begin=1, end=max_epochs, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", by_epoch=True, begin=1, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=5)

@@ -1,4 +1,3 @@
 """Greedy InfoMax with PResNet-50 on ImageNet-1K, 800 epochs (not in the paper)."""
 _base_ = ["./gim_presnet50_imagenet_100e.py"]
-max_epochs = 800
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(max_epochs=800)

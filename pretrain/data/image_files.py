@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from pretrain.data.images import IMAGE_SUFFIXES, decode_image, is_image, list_image_names, walk_images
+from pretrain.data.images import IMAGE_SUFFIXES, decode_image, is_hidden, is_image, list_image_names, walk_images
 from pretrain.data.sources import SOURCES, ImageSource, class_names
 
 
@@ -53,26 +54,39 @@ class ImageFolder(ImageFiles):
     Where no image lies in the folder itself, each of its sub-folders is a class; images may be nested deeper. With a split,
     the classes are those of ``data_root/train`` if it is there: a class that another split lacks shifts no label.
 
+    Class folders without split folders, as those of Caltech-101, are split by ``test_share``. Within a class, the images
+    whose paths below ``data_root`` have the smallest SHA-256 are "test", the others "train", on any machine.
+
     Args:
         data_root: the folder, or that of the splits.
-        split: sub-folder with the split's images.
+        split: sub-folder with the split's images; with ``test_share`` "train", "test", or everything.
+        test_share: of each class, between 0 and 1; a class of two images or more has at least one in either split.
 
     Raises:
-        ValueError: the folder is missing or holds no image, or a split has a class that "train" has not.
+        ValueError: the folder is missing or holds no image, or a split has a class that "train" has not; or ``test_share``
+            is out of range, or the folder has split folders, or images outside of class folders.
     """
 
     how_to_label = "put its images into one sub-folder per class"
 
-    def __init__(self, data_root: Path, split: str | None = None) -> None:
-        root = data_root / split if split else data_root
+    def __init__(self, data_root: Path, split: str | None = None, test_share: float | None = None) -> None:
+        root = data_root / split if split and test_share is None else data_root
         paths = list_image_names(root)
-        super().__init__(root, paths)
         self.description = f"image folder {root}"
-        if all("/" in path for path in paths):
-            folders = [path.partition("/")[0] for path in paths]
-            self.classes = self._classes(data_root, split, found=tuple(sorted(set(folders))))
+        stray = _outside_of_folders(paths)
+        if stray:
+            self.how_to_label += f" ({stray})"
+        found = tuple(sorted({path.partition("/")[0] for path in paths if "/" in path}))
+        if test_share is not None:
+            paths = _images_of_share(root, split, test_share, paths)
+            self.description += f", split {split}" if split else ""
+        elif split is None:
+            _warn_of_splits(root, found)
+        super().__init__(root, paths)
+        if not stray:
+            self.classes = self._classes(data_root, split, found)
             index = {name: label for label, name in enumerate(self.classes)}
-            self.labels = np.array([index[name] for name in folders], dtype=np.int64)
+            self.labels = np.array([index[path.partition("/")[0]] for path in paths], dtype=np.int64)
 
     def _classes(self, data_root: Path, split: str | None, found: tuple[str, ...]) -> tuple[str, ...]:
         if split in (None, "train") or not (data_root / "train").is_dir():
@@ -86,18 +100,63 @@ class ImageFolder(ImageFiles):
 
     @classmethod
     def default_splits(cls, data_root: Path, **options: object) -> tuple[str, str]:
-        """The folders train, and val or else test."""
+        """The folders train, and val or else test; with a ``test_share``, the splits that it makes."""
+        if options.get("test_share") is not None:
+            return ("train", "test")
         tests = [name for name in ("val", "test") if (data_root / name).is_dir()]
         if not (data_root / "train").is_dir() or not tests:
             raise ValueError(f"{data_root} does not have the folders train and val (or test); name the splits to train and "
-                             "test on, or arrange the images as <split>/<class>/<image>")
+                             "test on, arrange the images as <split>/<class>/<image>, or let class folders be split by the "
+                             "source's option test_share=0.2")
         return ("train", tests[0])
 
 
 def class_folders(root: Path) -> tuple[str, ...]:
     """The sub-folders of ``root`` that hold an image, sorted."""
-    folders = [entry for entry in os.scandir(root) if entry.is_dir()]
+    folders = [entry for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)]
     return tuple(sorted(entry.name for entry in folders if any(walk_images(Path(entry.path)))))
+
+
+def _splits_among(folders: Iterable[str]) -> list[str]:
+    """The folders that are named as splits usually are, "test" or "val2017"."""
+    return [name for name in folders if re.fullmatch(r"(train|val|valid|validation|test)(\d{4})?", name, re.IGNORECASE)]
+
+
+def _warn_of_splits(root: Path, folders: Iterable[str]) -> None:
+    splits = _splits_among(folders)
+    if len(splits) > 1:
+        train = next((name for name in splits if name.lower().startswith("train")), splits[0])
+        print_log(f"image folder {root} holds the folders {', '.join(splits)}, and the images of all of them are taken; for "
+                  f"one alone name it as split (in pretraining --cfg-options train_dataloader.dataset.split={train})",
+                  logger="current", level=logging.WARNING)
+
+
+def _outside_of_folders(paths: Sequence[str]) -> str:
+    """How many images lie in no sub-folder, and the first of them; "" where all do."""
+    stray = [path for path in paths if "/" not in path]
+    return f"{len(stray)} of {len(paths)} lie in none, {stray[0]} for one" if stray else ""
+
+
+def _images_of_share(root: Path, split: str | None, test_share: float, paths: Sequence[str]) -> list[str]:
+    """Those of ``paths`` that are in the split, in their order; see :class:`ImageFolder`."""
+    if not isinstance(test_share, float) or not 0 < test_share < 1:
+        raise ValueError(f"test_share is {test_share}; a share lies between 0 and 1, say 0.2")
+    if split not in (None, "train", "test"):
+        raise ValueError(f"split is {split!r}, but test_share makes the splits train and test")
+    if stray := _outside_of_folders(paths):
+        raise ValueError(f"test_share splits class folders, but of {root}'s images {stray}; move them into one")
+    by_class: dict[str, list[str]] = {}
+    for path in paths:
+        by_class.setdefault(path.partition("/")[0], []).append(path)
+    if given := _splits_among(by_class):
+        raise ValueError(f"test_share splits class folders, but {root} holds the folders {', '.join(given)}; leave it out")
+    test: set[str] = set()
+    for members in by_class.values():
+        count = min(max(round(test_share * len(members)), 1), len(members) - 1)
+        test.update(sorted(members, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())[:count])
+    if not test:
+        raise ValueError(f"test_share finds no image to test on: every class folder of {root} holds a single one")
+    return [path for path in paths if split is None or (path in test) == (split == "test")]
 
 
 @SOURCES.register_module("imagenet")
@@ -165,8 +224,8 @@ class _Line(NamedTuple):
 class FileList(ImageFiles):
     """The images of a text file with one ``path`` or ``path label`` a line, in its order.
 
-    The label is what follows the last tab or, in a line without one, the last space, unless that ends as image files do:
-    paths may hold spaces. It is the name of a class or, if all labels are integers, its index from 0. With a split, the
+    The label is what follows the last tab or, in a line without one, the last space, unless that ends as files do: paths
+    may hold spaces. It is the name of a class or, if all labels are integers, its index from 0. With a split, the
     classes are those of the list of "train" if there is one. A path that stands twice is an image that counts twice.
 
     Args:
@@ -194,7 +253,8 @@ class FileList(ImageFiles):
         self.description = f"list {path}"
         if not any(self.path(index).exists() for index in range(min(len(self), 20))):
             raise ValueError(f"{path}, line 1: {self.path(0)} does not exist, nor do the images of the next lines; paths "
-                             f"are relative to the data root, {data_root}")
+                             f"are relative to the data root, {data_root}, and a tab divides a path that holds spaces from "
+                             "its label")
         if lines[0].label is not None:
             train = data_root / file.replace("{split}", "train")
             reference = _read_list(train) if split not in (None, "train") and train.is_file() else lines
@@ -231,11 +291,17 @@ def _parse_list(path: Path) -> Iterator[_Line]:
             continue
         separator = "\t" if "\t" in text else " "
         name, _, label = text.strip(" \r").rpartition(separator)
-        if not name.strip() or (separator == " " and label.lower().endswith(tuple(IMAGE_SUFFIXES))):
+        if not name.strip() or (separator == " " and _ends_a_path(name, label)):
             name, label = text, ""
         if "\0" in text or not name.strip() or (separator == "\t" and not text.rpartition("\t")[0].strip()):
             raise ValueError(f"{path}, line {number}: {text[:80]!r} is no 'path' or 'path label'")
         yield _Line(number, name.strip(), label.strip() or None)
+
+
+def _ends_a_path(head: str, tail: str) -> bool:
+    """Whether "head tail" is a path with a space: ``my photo.gif``, or ``my photo.heic`` as ``my`` has no suffix."""
+    suffix = os.path.splitext(tail)[1].lower()
+    return suffix in IMAGE_SUFFIXES or (not os.path.splitext(head)[1] and bool(re.fullmatch(r"\.[a-z]\w{2,4}", suffix)))
 
 
 def _list_classes(path: Path, lines: list[_Line], classes: Sequence[str] | int | None) -> tuple[str, ...]:

@@ -10,15 +10,15 @@ import uuid
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from pretrain.data.images import IMAGE_SUFFIXES
+from pretrain.data.images import IMAGE_SUFFIXES, is_hidden
 
-VERSION = 1  # raise whenever the index of an unchanged shard changes
+VERSION = 2  # raise whenever the index of an unchanged shard changes
 NO_LABEL = -1
 _CACHE_FOLDER = ".loco_det_index"
 _THREADS = 8
@@ -34,6 +34,7 @@ class ShardIndex:
         sizes: ``(n,)`` int64, how many they are.
         labels: ``(n,)`` int64, ``NO_LABEL`` for a sample without one.
         damage: what is wrong with the shard; empty for a sound one.
+        stamp: ``(2,)`` int64, :func:`shard_stamp` of the file that was indexed.
     """
 
     members: np.ndarray
@@ -41,6 +42,7 @@ class ShardIndex:
     sizes: np.ndarray
     labels: np.ndarray
     damage: str
+    stamp: np.ndarray
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -48,7 +50,14 @@ class ShardIndex:
     def labelled_samples(self) -> ShardIndex:
         """The index of the samples that have a label."""
         kept = self.labels != NO_LABEL
-        return ShardIndex(self.members[kept], self.offsets[kept], self.sizes[kept], self.labels[kept], self.damage)
+        return replace(self, members=self.members[kept], offsets=self.offsets[kept], sizes=self.sizes[kept],
+                       labels=self.labels[kept])
+
+
+def shard_stamp(shard: Path | int) -> np.ndarray:
+    """The size and modification time (ns) of a shard, a path or an open file's descriptor; ``(2,)`` int64."""
+    stat = os.stat(shard)
+    return np.array([stat.st_size, stat.st_mtime_ns], dtype=np.int64)
 
 
 def index_shards(shards: Sequence[Path]) -> list[ShardIndex]:
@@ -57,6 +66,9 @@ def index_shards(shards: Sequence[Path]) -> list[ShardIndex]:
     An index is kept in ``.loco_det_index`` beside the shard or, where that folder is not writable, in
     ``$XDG_CACHE_HOME/loco_det`` (``~/.cache/loco_det``), and made anew when the shard's size or modification time has
     changed. A bar on stderr shows the progress where there are more shards than threads.
+
+    Nothing here waits for other processes. Where several open the same shards for the first time, let the first one go ahead
+    (:func:`pretrain.distributed.first_process_first`, as :func:`pretrain.run.pretrain` does), or each reads all headers.
 
     Raises:
         ValueError: a shard is no tar archive, or a label is no integer from 0.
@@ -75,16 +87,25 @@ def read_index(shard: Path) -> ShardIndex:
     Raises:
         ValueError: the shard is no tar archive, or a label is no integer from 0.
     """
+    stamp = shard_stamp(shard)  # before the headers: who writes meanwhile is noticed when images are read
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
     try:
         with tarfile.open(shard, mode="r:") as archive:
             damage = _scan(archive, images, labels)
     except tarfile.ReadError as error:  # of the first header
-        if shard.stat().st_size >= tarfile.BLOCKSIZE:
+        if stamp[0] >= tarfile.BLOCKSIZE:
             raise ValueError(f"{shard} is no tar archive ({error}); shards are .tar files without compression") from error
         damage = "it is empty"
-    return _collect(images, labels, damage)
+    members = list(images.values())
+    return ShardIndex(
+        members=np.array([os.fsencode(member.name) for member in members], dtype=np.bytes_),
+        offsets=np.array([member.offset_data for member in members], dtype=np.int64),
+        sizes=np.array([member.size for member in members], dtype=np.int64),
+        labels=np.array([labels.get(key, NO_LABEL) for key in images], dtype=np.int64),
+        damage=damage,
+        stamp=stamp,
+    )
 
 
 def _scan(archive: tarfile.TarFile, images: dict[str, tarfile.TarInfo], labels: dict[str, int]) -> str:
@@ -97,7 +118,7 @@ def _scan(archive: tarfile.TarFile, images: dict[str, tarfile.TarInfo], labels: 
                 return f"it ends within {member.name}"
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.lower().partition(".")
-            if not member.isfile() or not stem:
+            if not member.isfile() or not stem or any(map(is_hidden, folder.split("/"))):
                 continue
             key = f"{folder}/{base[:len(stem)]}"
             if extension == "cls":
@@ -120,20 +141,8 @@ def _parse_label(archive: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     return int(content)
 
 
-def _collect(images: dict[str, tarfile.TarInfo], labels: dict[str, int], damage: str) -> ShardIndex:
-    members = list(images.values())
-    return ShardIndex(
-        members=np.array([os.fsencode(member.name) for member in members], dtype=np.bytes_),
-        offsets=np.array([member.offset_data for member in members], dtype=np.int64),
-        sizes=np.array([member.size for member in members], dtype=np.int64),
-        labels=np.array([labels.get(key, NO_LABEL) for key in images], dtype=np.int64),
-        damage=damage,
-    )
-
-
 def _cached_index(shard: Path) -> ShardIndex:
-    stat = shard.stat()
-    stamp = np.array([VERSION, stat.st_size, stat.st_mtime_ns], dtype=np.int64)
+    stamp = shard_stamp(shard)
     places = [shard.parent / _CACHE_FOLDER / f"{shard.name}.npz", _user_cache(shard)]
     for place in places:
         index = _load_index(place, stamp)
@@ -142,7 +151,7 @@ def _cached_index(shard: Path) -> ShardIndex:
     index = read_index(shard)
     for place in places:
         try:
-            _store_index(place, stamp, index)
+            _store_index(place, index)
             break
         except OSError:  # nobody may write there; without any cache the next run reads the headers again
             continue
@@ -158,7 +167,7 @@ def _user_cache(shard: Path) -> Path:
 def _load_index(file: Path, stamp: np.ndarray) -> ShardIndex | None:
     try:
         with np.load(file, allow_pickle=False) as content:
-            if not np.array_equal(content["stamp"], stamp):
+            if content["version"] != VERSION or not np.array_equal(content["stamp"], stamp):
                 return None
             arrays = {field.name: content[field.name] for field in fields(ShardIndex)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing or damaged
@@ -166,12 +175,12 @@ def _load_index(file: Path, stamp: np.ndarray) -> ShardIndex | None:
     return ShardIndex(**dict(arrays, damage=str(arrays["damage"])))
 
 
-def _store_index(file: Path, stamp: np.ndarray, index: ShardIndex) -> None:
+def _store_index(file: Path, index: ShardIndex) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
     try:
         with open(partial, "wb") as handle:
-            np.savez(handle, stamp=stamp, **{field.name: getattr(index, field.name) for field in fields(ShardIndex)})
+            np.savez(handle, version=VERSION, **{field.name: getattr(index, field.name) for field in fields(ShardIndex)})
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

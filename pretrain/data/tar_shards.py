@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain.data.images import UndecodableImageError, decode_image
 from pretrain.data.sources import SOURCES, ImageSource, class_names
-from pretrain.data.tar_index import NO_LABEL, ShardIndex, index_shards
+from pretrain.data.tar_index import NO_LABEL, ShardIndex, index_shards, shard_stamp
 
 
 @SOURCES.register_module("webdataset")
@@ -56,8 +56,8 @@ class TarShards(ImageSource):
         paths = _shard_paths(data_root, split, shards)
         self.window = window
         self.description = f"webdataset {paths[0].parent} ({len(paths)} shards, {paths[0].name} to {paths[-1].name})"
-        self._shards = _OpenFiles(paths)
         indices = index_shards(paths)
+        self._shards = _OpenShards(paths, np.stack([index.stamp for index in indices]))
         if any((index.labels != NO_LABEL).any() for index in indices):  # a cut may take a sample's label alone
             indices = [index.labelled_samples() if index.damage else index for index in indices]
         _report_damage(paths, indices)
@@ -103,7 +103,11 @@ class TarShards(ImageSource):
         return f"{self._shards.paths[self._shard_of(index)]}: {os.fsdecode(self._members[index])}"
 
     def load(self, index: int) -> Image.Image:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageSource`.
+
+        Raises:
+            ValueError: the shard is not what it was when it was indexed; its images and labels may now be other ones.
+        """
         try:
             content = self._shards.read(self._shard_of(index), int(self._offsets[index]), int(self._sizes[index]))
         except OSError as error:
@@ -121,16 +125,17 @@ class TarShards(ImageSource):
         return np.concatenate(order)
 
 
-class _OpenFiles:
-    """Random reads from many files, the last used of which stay open in each process.
+class _OpenShards:
+    """Random reads from many shards, the last used of which stay open in each process.
 
     A fork shares the position of the files that are open; a child opens its own.
     """
 
     limit = 64  # far below the 1,024 that a process may usually open
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], stamps: np.ndarray) -> None:
         self.paths = tuple(paths)
+        self.stamps = stamps  # (len(paths), 2), see shard_stamp
         self._forget()
 
     def _forget(self) -> None:
@@ -138,23 +143,31 @@ class _OpenFiles:
         self._open: OrderedDict[int, io.FileIO] = OrderedDict()  # the last used one last
 
     def __getstate__(self) -> dict:
-        return {"paths": self.paths}
+        return {"paths": self.paths, "stamps": self.stamps}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
 
-    def read(self, file: int, offset: int, size: int) -> bytes:
-        """``size`` bytes of ``paths[file]`` from ``offset``, fewer at the end of the file."""
+    def read(self, shard: int, offset: int, size: int) -> bytes:
+        """``size`` bytes of ``paths[shard]`` from ``offset``.
+
+        Raises:
+            ValueError: the shard has another stamp now; looked at in each read, for one may be rewritten while it is open.
+        """
         if self._owner != os.getpid():
             self._forget()
         with self._lock:
-            if file not in self._open:
+            if shard not in self._open:
                 if len(self._open) >= self.limit:
                     self._open.popitem(last=False)[1].close()
-                self._open[file] = open(self.paths[file], "rb", buffering=0)  # noqa: SIM115 (stays open)
-            self._open.move_to_end(file)
-            self._open[file].seek(offset)
-            return self._open[file].read(size)
+                self._open[shard] = open(self.paths[shard], "rb", buffering=0)  # noqa: SIM115 (stays open)
+            self._open.move_to_end(shard)
+            file = self._open[shard]
+            if not np.array_equal(shard_stamp(file.fileno()), self.stamps[shard]):
+                raise ValueError(f"{self.paths[shard]} has been changed since it was indexed (another size or modification "
+                                 "time); start again, which indexes it anew, and leave shards alone while they are used")
+            file.seek(offset)
+            return file.read(size)
 
 
 def _classes_of_train(data_root: Path, shards: str | None) -> int | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretrain.readout.published import PaperRow, PaperTable, method_rows
+from pretrain.readout.published import PaperRow, PaperTable, epochs, method_rows
 from pretrain.readout.recipes import architecture, encoder_stages, recipe_of_record, row_encoder, row_recipe
 from pretrain.readout.runs import KINDS, ReadoutRun
-from pretrain.work_dir import differing_keys
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Column:
         kind: a key of :data:`~pretrain.readout.runs.KINDS`.
         epochs: epochs of the pretraining's whole schedule; None where only encoders without pretraining were read out.
         architecture: the encoder, where it is not the one of the paper's row.
-        setting: data set and protocol of the readout as JSON.
+        setting: data and protocol of the readout as JSON, see :func:`_flat`.
+        pretraining: the pretraining's settings in the same form; None where its record is from before they were recorded,
+            and without pretraining.
     """
 
     data_set: str
@@ -31,6 +33,7 @@ class Column:
     epochs: int | None
     architecture: str | None
     setting: str
+    pretraining: str | None
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Cells:
 
     @property
     def columns(self) -> list[Column]:
-        """The columns that have results, by data set, kind and epochs."""
+        """The columns that have results, by data set, kind, epochs and settings."""
         return sorted({column for _, column in self.runs}, key=_column_order)
 
 
@@ -85,11 +88,49 @@ def column_titles(columns: Sequence[Column]) -> dict[Column, str]:
     plain = {column: _plain_title(column) for column in columns}
     titles = {}
     for column, title in plain.items():
-        settings = [json.loads(other.setting) for other in columns if plain[other] == title]
-        keys = sorted({key for setting in settings for key in differing_keys(settings[0], setting)})
-        told = ", ".join(f"{key.split('.')[-1]}={_leaf(json.loads(column.setting), key)}" for key in keys)
-        titles[column] = f"{title}, {told}" if told else title
+        alike = [other for other in columns if plain[other] == title]
+        readout = _differing(column.setting, {other.setting for other in alike})
+        recorded = {other.pretraining for other in alike if other.pretraining is not None}
+        if column.pretraining is not None:
+            pretraining = _differing(column.pretraining, recorded)
+        else:
+            pretraining = "settings not recorded" if recorded else ""
+        titles[column] = ", ".join(filter(None, [title, readout, pretraining and f"pretraining: {pretraining}"]))
     return titles
+
+
+def _differing(settings: str, others: Iterable[str]) -> str:
+    """What of its settings a column must tell to differ from others, as ``key=value, ...``."""
+    mine, rest = json.loads(settings), [json.loads(other) for other in others]
+    keys = sorted(key for key in set().union(*rest) if len({json.dumps(other.get(key)) for other in rest}) > 1)
+    return ", ".join(f"{_short(key, keys)}={_spelled(mine[key])}" for key in keys if key in mine)
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The shortest ending of a dotted name that is clear among others; those of elements of lists are told whole."""
+    parts = key.split(".")
+    for length in range(1, len(parts)):
+        name = ".".join(parts[-length:])
+        if name != "type" and not any(map(str.isdigit, parts)) and sum(f".{k}".endswith(f".{name}") for k in keys) == 1:
+            return name
+    return key
+
+
+def _spelled(value: Any) -> str:
+    return f"{value[:8]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{32,}", value) else str(value)  # a hash
+
+
+def _flat(settings: Mapping[str, Any]) -> str:
+    """Nested settings as a JSON object of their leaves by dotted names; None is as good as left out."""
+    return json.dumps({name: value for name, value in _leaves(settings) if value is not None}, sort_keys=True)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping | list):
+        for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(child, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def _rows_with_other_encoders(table: PaperTable, runs: Iterable[ReadoutRun]) -> list[PaperRow]:
@@ -137,7 +178,8 @@ def _encoder_or_none(run: ReadoutRun) -> str | None:
 
 def _column_of(run: ReadoutRun, row: PaperRow) -> Column:
     other = architecture(run.encoder_spec) if run.encoder_spec != row_encoder(row) else None
-    return Column(run.data_set, run.kind, run.epochs, other, json.dumps(run.setting, sort_keys=True))
+    pretraining = None if run.settings is None else _flat(run.settings)
+    return Column(run.data_set, run.kind, run.epochs, other, _flat(run.setting), pretraining)
 
 
 def _check_distinct(runs: Iterable[ReadoutRun]) -> None:
@@ -149,15 +191,10 @@ def _check_distinct(runs: Iterable[ReadoutRun]) -> None:
 
 
 def _column_order(column: Column) -> tuple:
-    return (column.data_set, list(KINDS).index(column.kind), column.architecture or "", column.epochs or 0, column.setting)
+    kind = list(KINDS).index(column.kind)
+    return (column.data_set, kind, column.architecture or "", column.epochs or 0, column.setting, column.pretraining or "")
 
 
 def _plain_title(column: Column) -> str:
     parts = [f"{column.data_set} {KINDS[column.kind]}", column.architecture]
-    return ", ".join(filter(None, [*parts, None if column.epochs is None else f"{column.epochs} epochs"]))
-
-
-def _leaf(value: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+    return ", ".join(filter(None, [*parts, None if column.epochs is None else epochs(column.epochs)]))

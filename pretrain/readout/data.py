@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +21,10 @@ from torchvision.transforms import v2
 
 from pretrain import distributed
 from pretrain.data.dataset import KeyedSampler, SampleKey
+from pretrain.data.image_files import ImageFiles
 from pretrain.data.images import UndecodableImageError
 from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
+from pretrain.data.tar_shards import TarShards
 from pretrain.data.views import CROP_RATIO
 from pretrain.errors import RunFailedError
 
@@ -51,7 +55,7 @@ class TrainView:
         return self.transform(image)
 
 
-class TestView:
+class CentreView:
     """The short side resized to 256/224 of the size, and the centre cropped out.
 
     A square image no larger than the size (CIFAR at 32) is taken whole: sets of such images have their objects fill the
@@ -60,8 +64,6 @@ class TestView:
     Args:
         size: side of the square view in pixels.
     """
-
-    __test__ = False  # pytest: no test in spite of its name
 
     def __init__(self, size: int) -> None:
         self.whole = v2.Compose([v2.Resize((size, size)), v2.PILToTensor()])
@@ -87,7 +89,7 @@ class LabelledImages(Dataset):
         undecodable: ``(len(source),)`` uint8 in shared memory, 1 where decoding failed in any worker.
     """
 
-    def __init__(self, source: ImageSource, indices: np.ndarray, view: TrainView | TestView) -> None:
+    def __init__(self, source: ImageSource, indices: np.ndarray, view: TrainView | CentreView) -> None:
         self.source, self.indices, self.view = source, indices, view
         self.undecodable = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
@@ -151,11 +153,11 @@ class LabelledData:
         """The number of classes."""
         return len(self.train.classes)
 
-    def train_views(self, view: TrainView | TestView) -> LabelledImages:
+    def train_views(self, view: TrainView | CentreView) -> LabelledImages:
         """The training set with this view."""
         return LabelledImages(self.train, self.train_indices, view)
 
-    def test_views(self, view: TestView) -> LabelledImages:
+    def test_views(self, view: CentreView) -> LabelledImages:
         """The test set with this view."""
         return LabelledImages(self.test, np.arange(len(self.test)), view)
 
@@ -179,22 +181,86 @@ def load_labelled_data(
         seed: of the subset.
 
     Raises:
-        ValueError: the data are missing, unlabelled or of one class, train and test have different classes or are the same
-            split, or the limit does not fit.
+        ValueError: the data are missing, unlabelled or of one class, train and test have different classes or share images,
+            or the limit does not fit.
     """
+    test_split_given = test_split is not None
     if train_split is None or test_split is None:
         defaults = default_splits(source, data_root)
         train_split, test_split = train_split or defaults[0], test_split or defaults[1]
     if train_split == test_split:
         raise ValueError(f"training and test split are both {train_split!r}; name different ones with --train-split and "
                          "--test-split")
-    train, test = (labelled(build_source(source, data_root, split)) for split in (train_split, test_split))
+    train = labelled(build_source(source, data_root, train_split))
+    try:
+        test = labelled(build_source(source, data_root, test_split))
+    except ValueError as error:
+        if test_split_given or train.splits is not None:
+            raise
+        raise ValueError(f"{error}; {test_split!r} is what a readout tests on by default, name another split with "
+                         "--test-split") from error
+    _check_disjoint(train, test, train_split, test_split)
     _check_same_classes(train, test, train_split, test_split)
     indices = np.arange(len(train)) if limit is None else balanced_subset(train.labels, limit, seed)
-    name = source if isinstance(source, str) else source["type"]
-    record = dict(source=name, root=Path(data_root).resolve().name, train_split=train_split, test_split=test_split,
-                  train_images=len(indices), test_images=len(test), classes=len(train.classes), limit=limit)
+    name, options = (source, {}) if isinstance(source, str) else (source["type"], dict(source))
+    options.pop("type", None)
+    record = dict(source=name, options=options, root=Path(data_root).resolve().name, train_split=train_split,
+                  test_split=test_split, train_images=len(indices), test_images=len(test), classes=len(train.classes),
+                  limit=limit, fingerprint=fingerprint(train, test, data_root))
     return LabelledData(train, test, indices, record)
+
+
+def fingerprint(train: ImageSource, test: ImageSource, data_root: str | Path) -> str:
+    """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of both sets.
+
+    It tells data sets apart that are called alike; pixels are not looked at.
+    """
+    digest = hashlib.sha256()
+    root = f"{Path(data_root)}{os.sep}"
+    for source in (train, test):
+        labels = source.labels.tolist()
+        lines = sorted(f"{source.name(index).removeprefix(root)}\0{label}\n" for index, label in enumerate(labels))
+        digest.update(f"{len(lines)}\n".encode())
+        digest.update("".join(lines).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _check_disjoint(train: ImageSource, test: ImageSource, train_split: str, test_split: str) -> None:
+    """Refuses to measure on training images, whatever names and links the splits reach them by."""
+    known = set(_locations(train))
+    shared = [index for index, location in enumerate(_locations(test)) if location in known]
+    if shared:
+        raise ValueError(f"splits {train_split!r} and {test_split!r} share {len(shared)} of the {len(test)} test images, "
+                         f"{test.name(shared[0])} for one; a readout measures on images that it has not learned from: name "
+                         "other splits with --train-split and --test-split, or mend the lists")
+
+
+def _locations(source: ImageSource) -> Iterator[str]:
+    """Where every image really lies, links followed; its name for sources that are no files."""
+    if isinstance(source, ImageFiles):
+        folders: dict[str, tuple[str, set[str]]] = {}  # by their names: where they really lie, and the links in them
+        for index in range(len(source)):
+            folder, name = os.path.split(source.name(index))
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder), _links(folder)
+            real, links = folders[folder]
+            yield os.path.realpath(f"{real}/{name}") if name in links else f"{real}/{name}"
+    elif isinstance(source, TarShards):
+        shards: dict[str, str] = {}
+        for index in range(len(source)):
+            shard, separator, member = source.name(index).partition(".tar: ")
+            if shard not in shards:
+                shards[shard] = os.path.realpath(f"{shard}.tar")
+            yield f"{shards[shard]}{separator}{member}"
+    else:
+        yield from map(source.name, range(len(source)))
+
+
+def _links(folder: str) -> set[str]:
+    if not os.path.isdir(folder):  # of a list, whose images need not all be there
+        return set()
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_symlink()}
 
 
 def _check_same_classes(train: ImageSource, test: ImageSource, train_split: str, test_split: str) -> None:
@@ -262,7 +328,7 @@ def check_undecodable(dataset: LabelledImages, device: torch.device) -> int:
     """Names the images that could not be decoded so far in any process, and counts them.
 
     Raises:
-        RunFailedError: they are more than 1% of the set.
+        RunFailedError: they are more than one and more than 1% of the set, or the whole set.
     """
     flags = dataset.undecodable.to(device, copy=True)
     if distributed.world_size() > 1:
@@ -271,7 +337,8 @@ def check_undecodable(dataset: LabelledImages, device: torch.device) -> int:
     for index in found[:10]:
         print_log(f"skipped an image that cannot be decoded: {dataset.source.name(index)}", logger="current",
                   level=logging.WARNING)
-    if len(found) > MAX_UNDECODABLE_SHARE * len(dataset):
-        raise RunFailedError(f"{len(found)} of {len(dataset)} images cannot be decoded, more than the tolerated share of "
-                             f"{MAX_UNDECODABLE_SHARE:g}; {dataset.source.name(found[0])} for one")
+    tolerated = min(max(1, int(MAX_UNDECODABLE_SHARE * len(dataset))), len(dataset) - 1)
+    if len(found) > tolerated:
+        raise RunFailedError(f"{len(found)} of {len(dataset)} images cannot be decoded, but {tolerated} are tolerated; "
+                             f"{dataset.source.name(found[0])} for one")
     return len(found)

@@ -70,6 +70,20 @@ def _config(encoder: str | Mapping) -> dict[str, Any]:
     return {"type": encoder} if isinstance(encoder, str) else dict(encoder)
 
 
+def pretraining_image_size(meta: Mapping[str, Any]) -> int | None:
+    """Side of the views in pixels that an encoder was pretrained on.
+
+    Args:
+        meta: the pretraining's record, see :func:`pretrain.record.pretraining_record`.
+
+    Returns:
+        The size of the views, be they made by the data set or on the device; None where the record does not tell.
+    """
+    data = (meta.get("settings") or {}).get("data") or {}
+    sizes = [(data.get(maker) or {}).get("size") for maker in ("views", "data_preprocessor")]
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
 def choose_stages(encoder: Encoder, choice: str) -> tuple[str, ...]:
     """``"all"`` or ``"last"`` -> names of the encoder's stages, bottom up.
 

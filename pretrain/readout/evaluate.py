@@ -15,10 +15,10 @@ from mmengine.logging import print_log
 
 from pretrain import distributed
 from pretrain.readout.data import load_labelled_data
-from pretrain.readout.encoders import choose_stages, frozen, load_encoder
+from pretrain.readout.encoders import choose_stages, frozen, load_encoder, pretraining_image_size
 from pretrain.readout.finetune import FineTuning
-from pretrain.readout.results import finished_result, result_file, versions
-from pretrain.readout.session import Method, Session, check_above_zero, default_workers
+from pretrain.readout.results import check_writable, finished_result, result_file, versions
+from pretrain.readout.session import DEFAULT_IMAGE_SIZE, Method, Session, check_above_zero, default_workers
 from pretrain.work_dir import git_revision, write_json
 
 
@@ -35,12 +35,12 @@ class Readout:
         test_split: None for the source's own.
         limit: number of training images in a class-balanced subset; None for all.
         stages: ``"all"`` or ``"last"``.
-        image_size: side of the views in pixels.
+        image_size: side of the views in pixels; None for that of the pretraining's views, or 224 where it is not recorded.
         workers: processes that load images; None to choose by the number of processors.
         seed: of everything random, a random encoder included.
         device: of torch; ``"auto"`` is CUDA where there is one.
         out: file of the result; None to put it beside the checkpoint.
-        resume: continue an interrupted run, and do not repeat a finished one.
+        resume: continue an interrupted run, and do not repeat a finished one of the same settings.
         autocast: ``"bfloat16"`` to run the encoder in that type, None for float32.
     """
 
@@ -52,7 +52,7 @@ class Readout:
     test_split: str | None = None
     limit: int | None = None
     stages: str = "all"
-    image_size: int = 224
+    image_size: int | None = None
     workers: int | None = None
     seed: int = 0
     device: str = "auto"
@@ -61,7 +61,7 @@ class Readout:
     autocast: str | None = None
 
     def __post_init__(self) -> None:
-        if self.image_size < 8:
+        if self.image_size is not None and self.image_size < 8:
             raise ValueError(f"image_size is {self.image_size}; at least 8 pixels are needed")
         if self.limit is not None:
             check_above_zero(limit=self.limit)
@@ -77,7 +77,8 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
         The result as it is written; docs/readout.md explains its fields.
 
     Raises:
-        ValueError: the encoder's file, the data or the options do not fit, or a state file is in the way.
+        ValueError: the encoder's file, the data or the options do not fit; or the result cannot be written, or would
+            overwrite one of other settings; or a state file is in the way.
         RunFailedError: training diverged, or too many images cannot be decoded.
         EncoderChangedError: the encoder is not bit-identical after a method that must keep it.
     """
@@ -87,17 +88,17 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
     data = load_labelled_data(readout.source, readout.data_root, readout.train_split, readout.test_split, readout.limit,
                               readout.seed)
     out = Path(readout.out or result_file(method.kind, readout.file, origin["encoder"], data.record, readout.seed))
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name the file to write, such as {out / (method.kind + '.json')}")
-    protocol = dict(method.protocol(), image_size=readout.image_size, autocast=readout.autocast)
+    check_writable(out)
+    image_size = readout.image_size or _choose_image_size(origin["meta"])
+    protocol = dict(method.protocol(), image_size=image_size, autocast=readout.autocast)
     settings = dict(kind=method.kind, data=data.record, protocol=protocol, encoder=origin, seed=readout.seed,
                     stages=list(stages))
-    known = finished_result(out, settings) if readout.resume else None
-    if known is not None:
+    known = finished_result(out, settings)
+    if known is not None and readout.resume:
         print_log(f"{out} is finished", logger="current")
         return known
     workers = default_workers() if readout.workers is None else readout.workers
-    session = Session(encoder.to(device), stages, data, readout.image_size, workers, readout.seed, device,
+    session = Session(encoder.to(device), stages, data, image_size, workers, readout.seed, device,
                       out.with_suffix(".state.pth"), settings, readout.resume, readout.autocast)
     started = time.perf_counter()
     with frozen(encoder) if method.keeps_encoder else nullcontext():
@@ -108,7 +109,7 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
         "stages": outcome.stages,
         "processes": distributed.world_size(),
         "device": device.type,
-        "duration_s": round(time.perf_counter() - started, 3),
+        "duration_s": round(time.perf_counter() - started + outcome.earlier_s, 3),
         "images_per_s": round(outcome.images_per_s, 2),
         "versions": versions(),
         "git_revision": git_revision(),
@@ -118,6 +119,14 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
         session.state_file.unlink(missing_ok=True)
         print_log(f"result written to {out}", logger="current")
     return record
+
+
+def _choose_image_size(meta: Mapping[str, Any]) -> int:
+    size = pretraining_image_size(meta)
+    why = "that of the pretraining's views" if size else "the default, as no record tells that of the pretraining's views"
+    size = size or DEFAULT_IMAGE_SIZE
+    print_log(f"image size {size}, {why}; --image-size chooses another", logger="current")
+    return size
 
 
 def find_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain import distributed
-from pretrain.readout.data import LabelledImages, TestView, check_undecodable, evaluation_loader
+from pretrain.readout.data import CentreView, LabelledImages, check_undecodable, evaluation_loader
 from pretrain.readout.encoders import PooledFeatures
 from pretrain.readout.session import Session
 
@@ -46,12 +46,13 @@ def extract_session(session: Session, batch_size: int) -> ExtractedData:
 
     Args:
         session: what to run.
-        batch_size: images that one process runs at once.
+        batch_size: images that all processes together run at once.
 
     Raises:
         RunFailedError: too many images cannot be decoded.
     """
-    view, pooled = TestView(session.image_size), session.pooled_features()
+    batch_size = max(1, batch_size // distributed.world_size())
+    view, pooled = CentreView(session.image_size), session.pooled_features()
     sets = session.data.train_views(view), session.data.test_views(view)
     started = time.perf_counter()
     train = extract_features(pooled, sets[0], batch_size, session.workers, session.device)
@@ -76,24 +77,23 @@ def extract_features(
     Raises:
         RunFailedError: too many images cannot be decoded.
     """
-    features, labels = {name: [] for name in pooled.stages}, []
-    disable = None if distributed.rank() == 0 else True  # None: shown only where stderr is a terminal
     loader = evaluation_loader(dataset, batch_size, workers)
+    count = len(loader.sampler)  # this process's images
+    features = {name: torch.empty(count, width, device=device) for name, width in pooled.widths.items()}
+    labels = torch.empty(count, dtype=torch.int64, device=device)
+    disable = None if distributed.rank() == 0 else True  # None: shown only where stderr is a terminal
+    first = 0
     for images, targets in tqdm(loader, desc="features", unit="batch", leave=False, file=sys.stderr, disable=disable):
         for name, values in pooled(images.to(device, non_blocking=True)).items():
-            features[name].append(values)  # (B, C)
-        labels.append(targets.to(device))
-    all_labels = _gather_shards(_concatenated(labels, torch.zeros(0, dtype=torch.int64, device=device)), len(dataset))
-    kept = all_labels >= 0
-    gathered = {}
-    for name, width in pooled.widths.items():
-        own = _concatenated(features.pop(name), torch.zeros(0, width, device=device))
-        gathered[name] = _gather_shards(own, len(dataset))[kept]
-    return FeatureSet(gathered, all_labels[kept], check_undecodable(dataset, device))
-
-
-def _concatenated(parts: list[Tensor], empty: Tensor) -> Tensor:
-    return torch.cat(parts) if parts else empty  # a process has no batch where there are more processes than images
+            features[name][first : first + len(targets)] = values  # (B, C)
+        labels[first : first + len(targets)] = targets
+        first += len(targets)
+    labels = _gather_shards(labels, len(dataset))
+    kept = labels >= 0
+    for name in pooled.widths:
+        gathered = _gather_shards(features.pop(name), len(dataset))
+        features[name] = gathered if kept.all() else gathered[kept]  # no copy of features without need
+    return FeatureSet(features, labels[kept], check_undecodable(dataset, device))
 
 
 def _gather_shards(own: Tensor, total: int) -> Tensor:

@@ -14,7 +14,7 @@ from pretrain import distributed
 from pretrain.readout.encoders import PooledFeatures
 from pretrain.readout.session import DEFAULT_BATCH_SIZE, Outcome, Session, check_above_zero
 from pretrain.readout.training import Classifiers, linear_head, make_training_loader, train_and_test
-from pretrain.sync_batchnorm import convert_batchnorm_for_cpu
+from pretrain.sync_batchnorm import convert_batchnorm
 
 LEARNING_RATE = 0.05  # at batch size 256, SimCLR's for few labels (appendix B.5)
 MOMENTUM = 0.9
@@ -34,7 +34,7 @@ class FineTuning:
         weight_decay: of all parameters.
 
     Raises:
-        ValueError: an option is out of range.
+        ValueError: an option is out of range; when run, also if there are fewer than two images of a batch for a process.
     """
 
     epochs: int = 30
@@ -63,9 +63,14 @@ class FineTuning:
 
     def classifier(self, session: Session) -> FineTunedClassifier:
         """The session's encoder under a fresh classifier, ready to be trained in as many processes as there are."""
+        least = 2 * distributed.world_size()
+        if self.batch_size < least:
+            raise ValueError(f"batch size {self.batch_size} is too small to fine-tune in {distributed.world_size()} "
+                             "process(es): batch norm takes its statistics over a batch, which needs at least 2 images a "
+                             f"process, {least} in all")
         if distributed.world_size() > 1:
             if session.device.type == "cpu":
-                convert_batchnorm_for_cpu(session.encoder)
+                convert_batchnorm(session.encoder)
             else:
                 session.encoder.convert_sync_batchnorm()
         features = PooledFeatures(session.encoder, session.stages[-1:], session.autocast)

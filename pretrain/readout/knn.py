@@ -25,7 +25,7 @@ class NearestNeighbours:
     Args:
         k: number of neighbours; capped by the number of training images.
         temperature: tau of the weights.
-        batch_size: images that one process runs through the encoder at once.
+        batch_size: images that are run through the encoder at once, of all processes together.
 
     Raises:
         ValueError: an option is not above 0.

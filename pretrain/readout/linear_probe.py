@@ -1,6 +1,6 @@
 """The linear classification protocol of the LoCo paper, on all stages in one pass.
 
-    MoCo's ``main_lincls.py`` with LoCo's optimizer (section 5.1): SGD without momentum, learning rate 30, 100 epochs.
+MoCo's ``main_lincls.py`` with LoCo's optimizer (section 5.1): SGD without momentum, learning rate 30, 100 epochs.
 """
 
 from __future__ import annotations

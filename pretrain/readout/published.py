@@ -25,6 +25,7 @@ class PaperRow:
         initialisation: what a row without config starts from instead: ``random`` weights, or ``supervised`` ones. None as
             well marks a row that is only quoted.
         memory_saving: SimCLR's peak memory over the row's (Table 7).
+        epochs: epochs of pretraining of a row that is only quoted, where the paper tells them.
     """
 
     labels: tuple[str | bool, ...]
@@ -33,6 +34,7 @@ class PaperRow:
     encoder: str | None = None
     initialisation: Literal["random", "supervised"] | None = None
     memory_saving: float | None = None
+    epochs: int | None = None
 
     @property
     def quoted(self) -> bool:
@@ -93,14 +95,14 @@ _SHUFFLENET = _with_accuracies(method_rows("shufflenet_v2_50", "ShuffleNet v2-50
 TABLE_1 = PaperTable(
     number=1,
     label_titles=("Method", "Architecture", "Local"),
-    epochs=800,  # section 5.1; SimCLR* is SimCLR's own paper's result after 1000, and the others are quoted from theirs
+    epochs=800,  # section 5.1; of the rows quoted from other papers the caption tells SimCLR's alone
     rows=(
         *_RESNET50[:2],
         PaperRow(("Local Agg", "ResNet-50", False), 60.2),
         PaperRow(("MoCo", "ResNet-50", False), 60.6),
         PaperRow(("PIRL", "ResNet-50", False), 63.6),
         PaperRow(("CPC v2", "ResNet-50", False), 63.8),
-        PaperRow(("SimCLR*", "ResNet-50", False), 69.3),
+        PaperRow(("SimCLR*", "ResNet-50", False), 69.3, epochs=1000),
         *_RESNET50[2:],
         *_SHUFFLENET,
     ),
@@ -162,6 +164,11 @@ TABLE_7 = PaperTable(
 )
 
 TABLES = {table.number: table for table in (TABLE_1, TABLE_4, TABLE_5, TABLE_7)}
+
+
+def epochs(number: int) -> str:
+    """How tables spell the length of a schedule."""
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def paper_table(number: int) -> PaperTable:

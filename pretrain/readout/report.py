@@ -1,21 +1,23 @@
 """Readout accuracies in the form of the LoCo paper's Tables 1, 4, 5 and 7, with the published ones beside ours.
 
-Rows are the paper's, and every result goes to the row whose recipe its encoder was trained by. Results that may be averaged,
-those which differ in their seeds alone, make a cell: mean ± standard deviation and, in brackets, the difference to SimCLR's
-mean. Results on another data set, of another kind or protocol of readout, or after a schedule of other length have columns
-of their own. Encoders from before the end of their schedule are told but never averaged.
+Rows are the paper's, and every result goes to the row whose recipe its encoder was trained by. A cell is the mean ± standard
+deviation over pretrainings that differ in their seeds alone and, in brackets, the difference to SimCLR's mean; several
+readouts of one pretraining are averaged first. Results on other data, of another kind or protocol of readout, or of
+pretrainings of other settings have columns of their own. Encoders from before the end of their schedule are told but never
+averaged.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pretrain.readout.cells import Cells, Column, column_titles, fill_cells
-from pretrain.readout.published import PaperRow, PaperTable, paper_table
+from pretrain.readout.published import PaperRow, PaperTable, epochs, paper_table
 from pretrain.readout.recipes import encoder_stages, row_encoder
 from pretrain.readout.runs import ReadoutRun, find_runs
 from pretrain.tables import LATEX, MARKDOWN, Notation, Report, csv_table, json_table, latex_table, markdown_table
@@ -30,9 +32,9 @@ class Score:
 
     Attributes:
         mean: top-1 accuracy in percent; None without complete runs.
-        std: sample standard deviation; None for fewer than two.
+        std: sample standard deviation over the pretrainings; None for fewer than two.
         delta: difference to the baseline's mean; None for the baseline itself and where it has none.
-        runs: number of runs averaged.
+        runs: number of pretrainings averaged.
         incomplete: epochs of the encoders that were left out because they are not from the end of their schedule.
     """
 
@@ -77,7 +79,7 @@ def accuracy_report(
         stages: a key of :data:`STAGES`.
 
     Returns:
-        The table; its warnings tell every result that is in no row, and why.
+        The table; its warnings tell every result that is in no row, and why, and what to know of the averages.
 
     Raises:
         ValueError: the table, format or stages are unknown, results are missing or damaged, or one is given twice.
@@ -86,9 +88,10 @@ def accuracy_report(
     for name, value, known in (("format", fmt, FORMATS), ("stages", stages, STAGES)):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
-    cells = fill_cells(find_runs(paths), table)
+    runs, passed_over = find_runs(paths)
+    cells = fill_cells(runs, table)
     filled = _filled_table(table, cells, paper, stages)
-    return Report(FORMATS[fmt](filled), [*cells.unplaced, *_warnings(filled, cells)])
+    return Report(FORMATS[fmt](filled), [*passed_over, *cells.unplaced, *_warnings(filled, cells)])
 
 
 def _filled_table(table: PaperTable, cells: Cells, with_paper: bool, stages: str) -> FilledTable:
@@ -118,9 +121,13 @@ def _baseline(table: PaperTable, rows: Iterable[PaperRow], row: PaperRow) -> Pap
 
 
 def _accuracies(runs: Iterable[ReadoutRun], stage: str) -> list[float]:
-    """What the complete runs have after a stage."""
-    names = [(run, list(encoder_stages(run.encoder_spec))[-1] if stage == LAST else stage) for run in runs if run.complete]
-    return [run.accuracies[name] for run, name in names if name in run.accuracies]
+    """What the complete pretrainings have after a stage, each the mean over its readouts."""
+    by_repetition: dict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        name = list(encoder_stages(run.encoder_spec))[-1] if stage == LAST else stage
+        if run.complete and name in run.accuracies:
+            by_repetition[run.repetition].append(run.accuracies[name])
+    return [statistics.mean(values) for values in by_repetition.values()]
 
 
 def _mean(runs: Iterable[ReadoutRun], stage: str) -> float | None:
@@ -135,17 +142,22 @@ def _score(runs: Sequence[ReadoutRun], stage: str, base: float | None) -> Score:
         std=statistics.stdev(values) if len(values) > 1 else None,
         delta=None if mean is None or base is None else mean - base,
         runs=len(values),
-        incomplete=tuple(sorted(run.record["epoch"] for run in runs if not run.complete)),
+        incomplete=tuple(sorted({run.encoder_identity: run.record["epoch"] for run in runs if not run.complete}.values())),
     )
 
 
 def _warnings(table: FilledTable, cells: Cells) -> list[str]:
-    """One line for each encoder that was left out of the averages, and each column that lacks the baseline."""
+    """What to know of the averages: encoders left out, what could not be compared, and columns without the baseline."""
+    runs = list(dict.fromkeys(run for runs in cells.runs.values() for run in runs))
     lines = [
-        f"{run.source} is of an incomplete pretraining, at {run.record['epoch']} of {run.epochs} epochs: left out of the "
+        f"{run.source} is of an incomplete pretraining, at {run.record['epoch']} of {epochs(run.epochs)}: left out of the "
         "averages"
-        for run in dict.fromkeys(run for runs in cells.runs.values() for run in runs) if not run.complete
+        for run in runs if not run.complete
     ]
+    if unrecorded := sum(bool(run.record) and run.settings is None for run in runs):
+        lines.append(f"the pretraining records of {unrecorded} results are from before settings were recorded: only rule, "
+                     "encoder, decoder and epochs were compared before these were averaged")
+    lines += dict.fromkeys(line for runs in cells.runs.values() for line in _doubled_seeds(runs))
     for column, title in table.columns.items():
         lacking = {
             base for (row, other, _), score in table.scores.items()
@@ -157,6 +169,17 @@ def _warnings(table: FilledTable, cells: Cells) -> list[str]:
     return lines
 
 
+def _doubled_seeds(runs: Iterable[ReadoutRun]) -> Iterator[str]:
+    """One line for each complete encoder of a cell that has the seed of another."""
+    first: dict[str, ReadoutRun] = {}
+    encoders = {run.encoder_identity: run for run in runs if run.complete}
+    for run in encoders.values():
+        other = first.setdefault(run.repetition, run)
+        if other is not run:
+            yield (f"{other.source} and {run.source} are of different checkpoints, but of the same settings and "
+                   f"{run.repetition}: counted as one run")
+
+
 def _cell(score: Score | None, column: Column, notation: Notation) -> str:
     """One table cell, e.g. ``65.2 ± 0.1 (-0.5) (3 runs)``; an en dash where there is no value."""
     if score is None:
@@ -165,7 +188,7 @@ def _cell(score: Score | None, column: Column, notation: Notation) -> str:
     if score.runs > 1:
         text += f" ({score.runs} runs)"
     if score.incomplete:
-        text += f" (incomplete: at {', '.join(map(str, score.incomplete))} of {column.epochs} epochs)"
+        text += f" (incomplete: at {', '.join(map(str, score.incomplete))} of {epochs(column.epochs)})"
     return text
 
 
@@ -174,10 +197,17 @@ def _cells(table: FilledTable, row: PaperRow, notation: Notation) -> list[str]:
     labels = [marks[label] if isinstance(label, bool) else notation.escaped(label) for label in row.labels]
     ours = [_cell(table.scores.get((row, column, stage)), column, notation)
             for column in table.columns for stage in table.stages[column]]
-    published = [notation.score(row.accuracy)] if table.with_paper else []
+    published = [notation.score(row.accuracy) + _own_schedule(row)] if table.with_paper else []
     if _shows_memory(table):
         published.append(notation.missing if row.memory_saving is None else f"{row.memory_saving:g}")
     return [*labels, *(ours or [notation.missing]), *published]
+
+
+def _own_schedule(row: PaperRow) -> str:
+    """What tells that the column's number of epochs is not that of a row which the paper quotes."""
+    if not row.quoted:
+        return ""
+    return " (own schedule)" if row.epochs is None else f" ({epochs(row.epochs)})"
 
 
 def _shows_memory(table: FilledTable) -> bool:
@@ -185,7 +215,7 @@ def _shows_memory(table: FilledTable) -> bool:
 
 
 def _published_titles(table: FilledTable) -> list[str]:
-    titles = [f"paper, ImageNet linear, {table.paper.epochs} epochs"] if table.with_paper else []
+    titles = [f"paper, ImageNet linear, {epochs(table.paper.epochs)}"] if table.with_paper else []
     return [*titles, "paper, memory saving ratio"] if _shows_memory(table) else titles
 
 
@@ -214,7 +244,7 @@ def table_rows(table: FilledTable) -> list[dict[str, Any]]:
         A dict for each row, column and stage, in the table's order: the row's labels under their titles in snake case,
         ``column``, ``data_set``, ``kind``, ``epochs``, ``stage``, ``mean``, ``std``, ``delta``, ``runs``,
         ``incomplete_runs``, and, where the published accuracies are shown, ``paper``, ``paper_epochs`` and
-        ``paper_memory_saving``. Accuracies in percent. None stands for what does not exist.
+        ``paper_memory_saving``. Accuracies in percent. None stands for what does not exist or the paper does not tell.
     """
     names = [title.lower().replace(" ", "_") for title in table.paper.label_titles]
     places = [(column, stage) for column in table.columns for stage in table.stages[column]] or [(None, LAST)]
@@ -228,7 +258,7 @@ def table_rows(table: FilledTable) -> list[dict[str, Any]]:
                       "stage": stage, "mean": score.mean, "std": score.std, "delta": score.delta, "runs": score.runs,
                       "incomplete_runs": len(score.incomplete)}
             if table.with_paper:
-                entry |= {"paper": row.accuracy, "paper_epochs": None if row.quoted else table.paper.epochs,
+                entry |= {"paper": row.accuracy, "paper_epochs": row.epochs if row.quoted else table.paper.epochs,
                           "paper_memory_saving": row.memory_saving}
             rows.append(entry)
     return rows

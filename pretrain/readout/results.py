@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import torchvision
 
 from pretrain.readout.encoders import RANDOM
+from pretrain.work_dir import differing_keys
 
 RANDOM_FOLDER = Path("work_dirs/readout")
 NAMED_BY_ROOT = ("folder", "file_list", "webdataset")  # sources that may be any data set: their folder names it
@@ -49,19 +51,54 @@ def dataset_name(data: Mapping[str, Any]) -> str:
 
 
 def finished_result(file: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result in a file if it is there and of these settings."""
+    """The result of these settings that a file holds; None where there is no such file.
+
+    Raises:
+        ValueError: the file holds something else, which must not be overwritten; the settings that differ are named.
+    """
+    if not file.exists():
+        return None
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    settings = json.loads(json.dumps(settings))
-    return record if isinstance(record, dict) and _holds(record, settings) else None
+        data = {key: value for key, value in record["data"].items() if key != "undecodable"}
+        known = {**{key: record.get(key) for key in settings}, "data": data, "stages": list(record["stages"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} exists and is no readout result; delete it, or choose another file with --out") from error
+    check_same_settings(known, settings, f"{file} holds the result of a readout")
+    return record
 
 
-def _holds(record: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    data = {key: record.get("data", {}).get(key) for key in settings["data"]}
-    found = {**{key: record.get(key) for key in settings}, "data": data, "stages": list(record.get("stages", {}))}
-    return found == settings
+def check_same_settings(known: Mapping[str, Any], settings: Mapping[str, Any], what: str) -> None:
+    """Compares the settings of a file with those asked for, as they are in JSON.
+
+    Args:
+        known: of the file.
+        settings: asked for.
+        what: what the file holds, the message's beginning.
+
+    Raises:
+        ValueError: they differ; names the keys.
+    """
+    differing = differing_keys(*(json.loads(json.dumps(each)) for each in (known, settings)))
+    if differing:
+        raise ValueError(f"{what} with other settings; differing keys: {', '.join(differing[:5])}"
+                         f"{', ...' if len(differing) > 5 else ''}; choose another file with --out, or delete this one")
+
+
+def check_writable(file: Path) -> None:
+    """Makes a file's folder and tries to write there, so that hours of work do not end in a refusal.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; name the file to write, such as {file / 'result.json'}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written ({error}); choose another file with --out") from error
 
 
 def versions() -> dict[str, str]:

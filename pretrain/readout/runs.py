@@ -17,9 +17,10 @@ from pretrain.readout.recipes import encoder_spec
 from pretrain.readout.results import dataset_name
 
 KINDS = {"linear": "linear", "linear_cached": "linear (cached features)", "knn": "kNN", "finetune": "fine-tuned"}
-DATA_KEYS = ("train_split", "test_split", "train_images", "test_images", "classes")  # beside the data set's name
+DATA_KEYS = ("source", "train_split", "test_split", "train_images", "test_images", "classes")  # beside the data set's name
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10",
              "fashion_mnist": "Fashion-MNIST"}
+READOUT_SUFFIX = ".readout"  # of the folders beside checkpoints, see pretrain.readout.results.result_file
 PAPERS_SUPERVISED_WEIGHTS = "19c8e357"  # resnet50-19c8e357.pth of torchvision (LoCo, footnote 1)
 
 
@@ -51,24 +52,44 @@ class ReadoutRun:
 
     @property
     def data_set(self) -> str:
-        """Name of the data set, of the field's standard ones as it is spelled."""
-        name = dataset_name(self.data)
-        return DATA_SETS.get(name, name)
+        """Name of the data set: as the field spells it for its standard files, otherwise with the source it came from."""
+        name, source = dataset_name(self.data), self.data["source"]
+        return DATA_SETS.get(source) or (name if name == source else f"{name} ({source})")
 
     @property
     def setting(self) -> dict[str, Any]:
         """Part of the data and protocol of the readout: what must be equal where results are averaged."""
-        return {"data": {key: self.data[key] for key in DATA_KEYS}, "protocol": dict(self.protocol)}
+        data = {key: self.data[key] for key in (*DATA_KEYS, "fingerprint") if key in self.data}
+        return {"data": data, "protocol": dict(self.protocol)}
 
     @property
-    def identity(self) -> str:
-        """What copies of a result share, and they alone.
+    def encoder_identity(self) -> str:
+        """What readouts of one encoder share, and they alone.
 
         A backbone and the checkpoint that it was exported from are the same encoder, whatever the hashes of their files.
         """
-        pretraining = [self.record.get(key) for key in ("config_sha256", "epoch", "iter")] if self.record else None
-        encoder = pretraining or [self.encoder.get("sha256"), self.encoder["encoder"]]
-        return json.dumps([self.kind, self.data_set, self.setting, encoder, self.seed], sort_keys=True)
+        if self.record:
+            told = {key: self.record.get(key) for key in ("config_sha256", "git_revision", "epoch", "iter")}
+        else:
+            told = {key: self.encoder.get(key) for key in ("sha256", "encoder", "seed")}
+        return json.dumps(told, sort_keys=True)
+
+    @property
+    def identity(self) -> str:
+        """What copies of a result share, and they alone."""
+        return json.dumps([self.kind, self.data_set, self.setting, self.encoder_identity, self.seed], sort_keys=True)
+
+    @property
+    def settings(self) -> Mapping[str, Any] | None:
+        """What was trained beside the recipe; None without pretraining, or where the record is older than that."""
+        settings = self.record.get("settings")
+        return None if settings is None else {**settings, "num_images": self.record.get("num_images")}
+
+    @property
+    def repetition(self) -> str:
+        """Which of a pretraining's repetitions the encoder is from: told by the seed, where the record has it."""
+        seed = self.record.get("seed")
+        return self.encoder_identity if self.settings is None or seed is None else f"seed {seed}"
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -103,23 +124,31 @@ class ReadoutRun:
         return not self.record or self.record["epoch"] >= self.record["max_epochs"]
 
 
-def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[ReadoutRun]:
+def find_runs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[ReadoutRun], list[str]]:
     """Reads readout results: files as they are given, and of folders every one below.
 
-    JSON files of other tools in folders are passed over.
+    JSON files of other tools in folders are passed over, and so is what cannot be decoded.
 
     Returns:
-        Results in the order of the arguments, those of a folder sorted by path; each file once.
+        Results in the order of the arguments, those of a folder sorted by path; each file once. And a line for each file
+        that was passed over although it lies in a ``*.readout/`` folder.
 
     Raises:
-        ReadoutFileError: a path does not exist, a file is damaged or is no readout result, or there is none at all.
+        ReadoutFileError: a path does not exist, a result is damaged, a file that is given is no readout result, or there is
+            none at all.
     """
     runs: dict[Path, ReadoutRun] = {}
+    passed_over: dict[Path, str] = {}
     paths = [Path(path) for path in paths]
     for path in paths:
         if path.is_dir():
             for file in sorted(path.rglob("*.json")):
-                record = _read_json(file)
+                try:
+                    record = _read_json(file)
+                except ReadoutFileError as error:
+                    if any(folder.suffix == READOUT_SUFFIX for folder in file.resolve().parents):
+                        passed_over[file.resolve()] = f"passed over: {error}"
+                    continue
                 if _is_readout(record):
                     runs.setdefault(file.resolve(), _run_of(file, record))
         elif path.is_file():
@@ -131,13 +160,17 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[ReadoutRun]:
         else:
             raise ReadoutFileError(f"{path} does not exist; pass a readout result, or a folder above some")
     if not runs:
-        raise ReadoutFileError(f"no readout results below {', '.join(map(str, paths))}; run tools/linear_eval.py or "
-                               "tools/knn_eval.py first")
-    return list(runs.values())
+        raise ReadoutFileError("; ".join([f"no readout results below {', '.join(map(str, paths))}; run tools/linear_eval.py "
+                                          "or tools/knn_eval.py first", *passed_over.values()]))
+    return list(runs.values()), list(passed_over.values())
 
 
 def _read_json(path: Path) -> Any:
-    """The content of a JSON file; None for a log of one JSON object a line, such as mmengine writes."""
+    """The content of a JSON file; None for a log of one JSON object a line, such as mmengine writes.
+
+    Raises:
+        ReadoutFileError: the file cannot be read or decoded.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,7 +194,7 @@ def _run_of(path: Path, record: Mapping[str, Any]) -> ReadoutRun:
         return ReadoutRun(
             source=path,
             kind=record["kind"],
-            data={key: record["data"][key] for key in ("source", "root", *DATA_KEYS)},
+            data=dict(record["data"], **{key: record["data"][key] for key in ("root", *DATA_KEYS)}),
             accuracies={stage: _percentage(result["top1"]) for stage, result in record["stages"].items()},
             protocol=dict(record["protocol"]),
             encoder=dict(record["encoder"], encoder=record["encoder"]["encoder"]),

@@ -15,6 +15,7 @@ from pretrain.readout.data import LabelledData
 from pretrain.readout.encoders import PooledFeatures
 
 DEFAULT_BATCH_SIZE = 256
+DEFAULT_IMAGE_SIZE = 224  # where the encoder's record does not tell on which it was pretrained
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Session:
     encoder: Encoder
     stages: tuple[str, ...]
     data: LabelledData
-    image_size: int = 224
+    image_size: int = DEFAULT_IMAGE_SIZE
     workers: int = 0
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -61,11 +62,13 @@ class Outcome:
             ``top5`` is None with five classes or fewer), and whatever else belongs to a stage.
         images_per_s: training images that went through the encoder per second, over all processes.
         undecodable: how many images of ``train`` and ``test`` could not be decoded.
+        earlier_s: seconds of work that this process found done, by the run that it has resumed.
     """
 
     stages: dict[str, dict[str, Any]]
     images_per_s: float
     undecodable: dict[str, int]
+    earlier_s: float = 0.0
 
 
 class Method(Protocol):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,9 +21,9 @@ from pretrain import distributed
 from pretrain.checkpoints import load_checkpoint
 from pretrain.errors import RunFailedError
 from pretrain.readout.accuracy import AccuracyCounter
-from pretrain.readout.data import NO_LABEL, TestView, TrainView, check_undecodable, evaluation_loader, training_loader
+from pretrain.readout.data import NO_LABEL, CentreView, TrainView, check_undecodable, evaluation_loader, training_loader
+from pretrain.readout.results import check_same_settings
 from pretrain.readout.session import Outcome, Session
-from pretrain.work_dir import differing_keys
 
 
 class Classifiers(nn.Module):
@@ -50,8 +50,9 @@ class TrainingState:
         epoch: how many epochs are done.
         train_top1: accuracy in percent over the last epoch's augmented views by stage.
         undecodable: how many training images could not be decoded.
-        images: how many images have been trained on in this process's run, over all processes.
+        images: how many images have been trained on, over all epochs and processes.
         seconds: how long that took.
+        earlier_s: how much of it was another run's, which this one has resumed.
     """
 
     epoch: int = 0
@@ -59,6 +60,7 @@ class TrainingState:
     undecodable: int = 0
     images: int = 0
     seconds: float = 0.0
+    earlier_s: float = 0.0
 
 
 def linear_head(width: int, num_classes: int, seed: int) -> nn.Linear:
@@ -93,21 +95,26 @@ def train_and_test(
 
     Raises:
         ValueError: there is a state file that is not to be resumed, or one of other settings.
-        RunFailedError: the loss is not finite, or too many images cannot be decoded.
+        RunFailedError: training diverged, or too many images cannot be decoded.
     """
     state = _restore(model, optimizer, session)
+    test_set = session.data.test_views(CentreView(session.image_size))
+    test_loader = evaluation_loader(test_set, loader.batch_size, session.workers)
+    if state.epoch == 0:
+        for _ in _with_progress(test_loader, "decoding the test set"):  # finds out before all epochs what cannot be decoded
+            pass
+        check_undecodable(test_set, session.device)
     while state.epoch < epochs:
         _train_epoch(model, optimizer, learning_rate, loader, state, session)
         _save(model, optimizer, session, state)
-    test_set = session.data.test_views(TestView(session.image_size))
-    tested = test(model, evaluation_loader(test_set, loader.batch_size, session.workers), session.device)
+    tested = evaluate(model, test_loader, session.device)
     stages = {name: dict(top1=top1, top5=top5, train_top1=state.train_top1[name]) for name, (top1, top5) in tested.items()}
     undecodable = dict(train=state.undecodable, test=check_undecodable(test_set, session.device))
-    return Outcome(stages, state.images / max(state.seconds, 1e-9), undecodable)
+    return Outcome(stages, state.images / max(state.seconds, 1e-9), undecodable, state.earlier_s)
 
 
 @torch.no_grad()
-def test(
+def evaluate(
     model: Classifiers, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> dict[str, tuple[float, float | None]]:
     """Top-1 and top-5 accuracy in percent by stage; every process passes its share of the images."""
@@ -116,9 +123,6 @@ def test(
     for images, labels in _with_progress(batches, "testing"):
         counter.add(model(images.to(device, non_blocking=True)), labels.to(device))
     return counter.percentages()
-
-
-test.__test__ = False  # pytest: no test in spite of its name
 
 
 def _train_epoch(
@@ -132,31 +136,47 @@ def _train_epoch(
     model.train()
     loader.sampler.set_epoch(state.epoch)
     counter = AccuracyCounter(model.stages, model.num_classes, session.device)
-    loss_sum, started = torch.zeros((), device=session.device), time.perf_counter()
+    totals, started = torch.zeros(3, dtype=torch.float64, device=session.device), time.perf_counter()
     for step, (images, labels) in enumerate(_with_progress(loader, f"epoch {state.epoch + 1}")):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.epoch + step / len(loader))
         labels = labels.to(session.device)
         logits = model(images.to(session.device, non_blocking=True))
+        counted = (labels != NO_LABEL).sum()
         losses = [F.cross_entropy(x, labels, ignore_index=NO_LABEL, reduction="sum") for x in logits.values()]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
-        _mean_gradients(model.trained(), (labels != NO_LABEL).sum())
+        _mean_gradients(model.trained(), counted)
         optimizer.step()
-        loss_sum += torch.stack(losses).detach().sum()
+        totals += torch.stack([torch.stack(losses).detach().sum(), counted, counted.new_tensor(len(labels))])
         counter.add(logits, labels)
-    loss_sum = distributed.average(loss_sum)  # over the processes, so that all of them fail or none
-    if not loss_sum.isfinite():
-        raise RunFailedError(f"the loss of epoch {state.epoch + 1} is {loss_sum.item()}; lower the learning rate with --lr")
+    if distributed.world_size() > 1:
+        dist.all_reduce(totals)
+    loss_sum, trained_images, images = totals.tolist()  # of all processes, so that all of them fail or none
+    mean_loss = loss_sum / max(trained_images, 1) / len(model.stages)
+    _check_finite(model.trained(), mean_loss, state.epoch + 1)
     state.train_top1 = {name: top1 for name, (top1, _) in counter.percentages().items()}
     state.seconds += time.perf_counter() - started
-    state.images += len(loader.sampler) * distributed.world_size()
+    state.images += int(images)
     if state.epoch == 0:
         state.undecodable = check_undecodable(loader.dataset, session.device)
     state.epoch += 1
     told = ", ".join(f"{name} {top1:.2f}" for name, top1 in state.train_top1.items())
-    mean_loss = loss_sum.item() / max(len(loader.sampler), 1) / len(model.stages)
     print_log(f"epoch {state.epoch}: loss {mean_loss:.4f}, training accuracy in percent: {told}", logger="current")
+
+
+def _check_finite(trained: nn.Module, mean_loss: float, epoch: int) -> None:
+    """Looks at the loss and at the weights that the last step left, whose loss nobody has computed.
+
+    Their squares are looked at: logits of weights that large are beyond all reason even where they do not overflow.
+
+    Raises:
+        RunFailedError: one is not finite.
+    """
+    norms = torch.stack([value.square().sum() for value in trained.state_dict().values() if value.is_floating_point()])
+    if not (math.isfinite(mean_loss) and norms.isfinite().all()):
+        raise RunFailedError(f"training diverged in epoch {epoch}: the mean loss is {mean_loss:g} and the largest squared "
+                             f"norm of a weight {norms.max().item():g}; lower the learning rate with --lr")
 
 
 def _mean_gradients(trained: nn.Module, count: Tensor) -> None:
@@ -188,6 +208,8 @@ def _save(model: Classifiers, optimizer: torch.optim.Optimizer, session: Session
         "epoch": state.epoch,
         "train_top1": state.train_top1,
         "undecodable": state.undecodable,
+        "images": state.images,
+        "seconds": state.seconds,
         "settings": json.dumps(session.settings),
     }, partial)
     partial.replace(session.state_file)
@@ -200,18 +222,12 @@ def _restore(model: Classifiers, optimizer: torch.optim.Optimizer, session: Sess
     if not session.resume:
         raise ValueError(f"{file} is of an unfinished run; pass --resume to continue it, or delete it")
     content = load_checkpoint(file)
-    differing = differing_keys(json.loads(content["settings"]), _plain(session.settings))
-    if differing:
-        raise ValueError(f"{file} is of an unfinished run with other settings ({', '.join(differing[:5])}); delete it, or "
-                         "choose another --out")
+    check_same_settings(json.loads(content["settings"]), session.settings, f"{file} is of an unfinished run")
     model.trained().load_state_dict(content["trained"])
     optimizer.load_state_dict(content["optimizer"])
     print_log(f"continuing {file} after epoch {content['epoch']}", logger="current")
-    return TrainingState(content["epoch"], content["train_top1"], content["undecodable"])
-
-
-def _plain(settings: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(settings))
+    return TrainingState(content["epoch"], content["train_top1"], content["undecodable"], content["images"],
+                         content["seconds"], earlier_s=content["seconds"])
 
 
 def _with_progress(batches: Iterable, name: str) -> Iterable:

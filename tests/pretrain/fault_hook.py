@@ -10,14 +10,14 @@ from mmengine.registry import HOOKS
 
 from pretrain.distributed import rank
 
-VARIABLE = "LOCO_DET_TEST_FAULT"  # "<moment> <iteration, from 1> <signal> <rank>"
+VARIABLE = "LOCO_DET_TEST_FAULT"  # "<moment> <iteration, from 1> <signal> <rank> <times>"
 MOMENTS = ("before_train_iter", "after_train_iter", "between_train_iters")
 
 
-def fault(moment: str, iteration: int, signum: signal.Signals, process: int = 0) -> dict[str, str]:
+def fault(moment: str, iteration: int, signum: signal.Signals, process: int = 0, times: int = 1) -> dict[str, str]:
     """The environment in which the hook sends ``signum`` at ``moment`` (a name of :data:`MOMENTS`) of ``iteration``."""
     assert moment in MOMENTS
-    return {VARIABLE: f"{moment} {iteration} {signum.name} {process}"}
+    return {VARIABLE: f"{moment} {iteration} {signum.name} {process} {times}"}
 
 
 @HOOKS.register_module()
@@ -38,6 +38,7 @@ class FaultHook(Hook):
     def _reach(self, moment: str, iteration: int) -> None:
         wanted = os.environ.get(VARIABLE)
         if wanted is not None:
-            wanted_moment, wanted_iteration, name, process = wanted.split()
+            wanted_moment, wanted_iteration, name, process, times = wanted.split()
             if (moment, iteration, rank()) == (wanted_moment, int(wanted_iteration), int(process)):
-                os.kill(os.getpid(), signal.Signals[name])
+                for _ in range(int(times)):
+                    os.kill(os.getpid(), signal.Signals[name])

@@ -135,6 +135,16 @@ def test_what_a_new_checkpoint_makes_superfluous(tmp_path, newest, max_keep, sta
     assert names_in(tmp_path) == stay
 
 
+@pytest.mark.parametrize("previous", ["epoch_1.pth", "epoch_2_iter_23.pth"])
+def test_the_checkpoint_before_stays(tmp_path, previous):
+    """Of either kind and whatever else is there: the newest may not be good, though it is complete."""
+    names = ["epoch_3.pth", "epoch_2_iter_25.pth", "epoch_2_iter_23.pth", "epoch_1.pth"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_superseded(tmp_path / "epoch_3.pth", 1, tmp_path / previous)
+    assert names_in(tmp_path) == ["epoch_3.pth", previous]
+
+
 def test_torch_writes_the_checksums_that_are_compared(tmp_path):
     """Otherwise a changed bit would go unnoticed."""
     (file,) = write(tmp_path, "epoch_1.pth")

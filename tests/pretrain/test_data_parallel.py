@@ -11,7 +11,8 @@ from pretrain import distributed
 from pretrain.data_parallel import DataParallelLearner
 from pretrain.distributed import GradientAverager
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.sync_batchnorm import CrossProcessBatchNorm, convert_batchnorm_for_cpu, global_statistics
+from pretrain.norm_recompute import Recipe
+from pretrain.sync_batchnorm import CrossProcessBatchNorm, convert_batchnorm, global_statistics
 from tests.pretrain.processes import run_in_processes
 
 STEPS = 3
@@ -19,7 +20,9 @@ CASES = {
     "simclr": dict(rule="simclr"),
     "gim": dict(rule="gim"),
     "loco": dict(rule="loco", decoder=dict(conv_blocks=1)),
+    "loco, norms made again": dict(rule="loco", recompute="norm"),
     "loco, stages run again": dict(rule="loco", recompute="stage"),
+    "simclr, blocks run again": dict(rule="simclr", recompute="block"),
     "upper gradient": dict(rule="upper_gradient"),
     "soft sharing": dict(rule="loco", soft_sharing=dict(coefficient=0.1)),
 }
@@ -36,26 +39,30 @@ def train(options: dict, batch_size: int, train_alone: bool = False) -> dict:
     """A few float64 steps with this process's share of every batch; losses, and the last step's gradients and weights."""
     rank, world_size = distributed.rank(), distributed.world_size()
     torch.manual_seed(rank)  # only the first process's weights may count
-    learner = LocalContrastiveLearner(dict(type="resnet18", stem="small"), temperature=0.5, **options).double()
+    learner = LocalContrastiveLearner(dict(type="resnet18", stem="small", width=16), temperature=0.5, **options).double()
     learner.normalise = lambda images: ((images.double() - learner.mean) / learner.std)
     model = DataParallelLearner(learner) if world_size > 1 else learner
     model.train()
     optimizer = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.05, momentum=0.9))
+    served, serve = [], Recipe.serve
+    Recipe.serve = lambda recipe: served.append(recipe) or serve(recipe)
     losses = []
     for step, views in enumerate(batches(batch_size)):
         if train_alone:
             learner.train_only(step)
         logs = model.train_step({"views": views[rank::world_size]}, optimizer)
         losses.append({name: value.item() for name, value in logs.items()})
+    Recipe.serve = serve
     gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
-    return {"losses": losses, "gradients": gradients, "state": learner.state_dict()}
+    return {"losses": losses, "gradients": gradients, "state": learner.state_dict(),
+            "recipes": len(served)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_equal_one_process(tmp_path, world_size):
     """Losses, accuracies, gradients, weights and batch norm buffers of 2 x 6 and 4 x 3 images are those of 1 x 12."""
-    names = list(CASES) if world_size == 2 else ["loco"]
+    names = list(CASES) if world_size == 2 else ["loco", "soft sharing"]
     found = run_in_processes(train_all, world_size, tmp_path, names)
     for name in names:
         expected = train(CASES[name], 12)
@@ -76,6 +83,7 @@ def test_units_trained_one_after_the_other(tmp_path):
 
 
 def assert_equal_runs(found: dict, expected: dict, what: str) -> None:
+    assert found["recipes"] == expected["recipes"], what  # a synchronised batch norm saves as much memory
     for mine, theirs in zip(found["losses"], expected["losses"], strict=True):
         for name, value in theirs.items():  # accuracies are counted in float32
             assert mine[name] == pytest.approx(value, rel=1e-6 if "accuracy" in name else 1e-10), f"{what}: {name}"
@@ -97,7 +105,7 @@ def normalise_twice(x: torch.Tensor, weights: torch.Tensor, shares: list[int], a
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     if distributed.world_size() > 1:
-        norm = convert_batchnorm_for_cpu(norm)
+        norm = convert_batchnorm(norm)
         assert isinstance(norm, CrossProcessBatchNorm)
     norm(rows * 2)
     out = norm(rows)
@@ -170,5 +178,5 @@ def test_gradients_that_arrive_in_different_orders_are_sent_in_one(tmp_path):
 def test_batch_norms_that_do_more_are_refused():
     """timm's batch norm with an activation inside would silently lose it."""
     timm_norm = pytest.importorskip("timm.layers").BatchNormAct2d(4)
-    with pytest.raises(ValueError, match="BatchNormAct2d cannot be synchronised across CPU processes"):
-        convert_batchnorm_for_cpu(nn.Sequential(timm_norm))
+    with pytest.raises(ValueError, match="BatchNormAct2d cannot be synchronised by CrossProcessBatchNorm"):
+        convert_batchnorm(nn.Sequential(timm_norm))

@@ -110,10 +110,23 @@ def test_schedule_is_the_closed_form(max_epochs, tmp_path):
 
 
 def test_schedules_that_do_not_fit_the_run_are_refused():
-    """The base config's cosine begins after 10 epochs, so 10 are too few; phases with an end of their own may be cut."""
+    """The base config's cosine begins after 10 epochs, so 10 are too few; an end of its own must be that of the run."""
     scheduler = Config.fromfile(str(BASE), import_custom_modules=False).param_scheduler
     check_schedule(scheduler, 11)
     with pytest.raises(ValueError, match=r"CosineAnnealingLR \(param_scheduler.1\) begins after epoch 10.*max_epochs is 10; "
                                          r".*param_scheduler.0.end and param_scheduler.1.begin"):
         check_schedule(scheduler, 10)
-    check_schedule([dict(scheduler[0]), dict(scheduler[1], end=100)], 1)
+    own_end = [dict(scheduler[0]), dict(scheduler[1], end=100)]
+    check_schedule(own_end, 100)
+    for epochs in (90, 110):  # cut while the rate is high, or trained on at a rate of nothing
+        with pytest.raises(ValueError, match=rf"param_scheduler.1\) ends with epoch 100, but .*max_epochs is {epochs}"):
+            check_schedule(own_end, epochs)
+    check_schedule(None, 1)
+    with pytest.raises(ValueError, match="max_epochs is 0; at least 1"):
+        check_schedule(None, 0)
+
+
+def test_scaling_that_is_no_dict_is_refused():
+    """Not with an AttributeError."""
+    with pytest.raises(ValueError, match=r"lr_scaling is 'linear'; it must be dict\(rule"):
+        resolve_lr(dict(optimizer=dict(type="SGD"), lr_scaling="linear"), 256)

@@ -20,17 +20,17 @@ from pretrain.run import pretrain, use_data_root
 from tests.conftest import ROOT
 
 UNITS = ["res2", "res3", "res4", "res5"]
+OVERRIDES = {
+    "train_cfg.max_epochs": 3, "train_dataloader.batch_size": 4, "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False, "train_dataloader.dataset.views.size": 32,
+    "model.encoder.width": 8, "default_hooks.logger.interval": 1,
+}
 
 
 def run(image_folder, work_dir, *more_hooks: dict):
     """Three epochs of two iterations, every iteration logged; returns the last checkpoint."""
     config = Config.fromfile(str(ROOT / "configs/pretrain/loco_resnet18_demo.py"), import_custom_modules=False)
-    config.merge_from_dict({
-        "train_cfg.max_epochs": 3, "train_dataloader.batch_size": 4, "train_dataloader.num_workers": 0,
-        "train_dataloader.persistent_workers": False, "train_dataloader.dataset.views.size": 32,
-        "model.encoder.width": 8, "default_hooks.logger.interval": 1,
-        "work_dir": str(work_dir), "experiment_name": str(work_dir),
-    })
+    config.merge_from_dict({**OVERRIDES, "work_dir": str(work_dir), "experiment_name": str(work_dir)})
     config.custom_hooks = [*config.custom_hooks, *more_hooks]
     use_data_root(config, str(image_folder))
     return pretrain(config)
@@ -126,9 +126,23 @@ def test_a_loss_that_is_no_number_stops_the_run(value, image_folder, tmp_path):
     assert message.startswith("the loss of unit res3 is nan in epoch 2, iteration 4, at learning rate ")
     rate = float(message.split("learning rate ")[1].split(";")[0])
     assert 0 < rate <= 4e-3
-    assert str(tmp_path / "epoch_1.pth") in message and "--resume" in message and "lower the learning rate" in message
+    assert f"the newest intact checkpoint is {tmp_path / 'epoch_1.pth'}, but from there --resume repeats" in message
+    assert "unless the machine was the cause, lower the learning rate" in message
     assert [file.name for file in checkpoint_files(tmp_path)] == ["epoch_1.pth"]
     assert all(bool(tensor.isfinite().all()) for tensor in load_checkpoint(tmp_path / "epoch_1.pth")["state_dict"].values())
+
+
+@pytest.mark.slow
+def test_a_finite_checkpoint_of_no_use_is_not_the_only_one(image_folder, tmp_path, monkeypatch):
+    """Finite weights that are far too large are saved before their loss is known: the checkpoint before is there, too."""
+    monkeypatch.setitem(OVERRIDES, "default_hooks.checkpoint.interval_iters", 1)
+    monkeypatch.setitem(OVERRIDES, "default_hooks.checkpoint.max_keep_ckpts", 1)
+    poison = dict(type="PoisonHook", iteration=4, name="decoders.1.mlp.0.weight", value="1e38")
+    with pytest.raises(NonFiniteLossError, match=r"iteration 5, .*epoch_2.pth \(the one before it is epoch_1_iter_3.pth\)"):
+        run(image_folder, tmp_path, poison)
+    bad, good = (load_checkpoint(file)["state_dict"] for file in checkpoint_files(tmp_path))
+    name = poison["name"]
+    assert bad[name].isfinite().all() and bad[name].abs().max() > 1e37 and good[name].abs().max() < 10
 
 
 @pytest.mark.slow
@@ -138,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_the_run(value, image_folder, tmp_path):
 ])
 def test_what_is_not_finite_is_not_saved(name, part, image_folder, tmp_path):
     """Losses of the epoch were finite, but batch norm statistics or Adam's state have overflowed in its last iteration."""
-    with pytest.raises(NonFiniteLossError, match="is not saved; there is no checkpoint yet; lower the") as error:
+    with pytest.raises(NonFiniteLossError, match="is not saved; there is no intact checkpoint .*; lower the") as error:
         run(image_folder, tmp_path, dict(type="PoisonHook", iteration=2, name=name, value="inf"))
     assert part in str(error.value) and "after iteration 2" in str(error.value)
     assert checkpoint_files(tmp_path) == [] and not list(tmp_path.glob("*.pth"))

@@ -24,7 +24,9 @@ from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.loops import STOP_SIGNALS, StopRequest
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.fault_hook import MOMENTS, fault
+from tests.pretrain.preloaded_processes import PreloadedProcess
 
+Started = subprocess.Popen | PreloadedProcess
 ITERATIONS = 15  # an epoch
 # A schedule step each iteration, momentum, batch norm, and a network that draws random numbers in the main process.
 CONFIG = f"""
@@ -61,14 +63,16 @@ class Pretraining:
             Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
 
     def start(self, work_dir: Path, workers: int = 1, processes: int = 1, env: Mapping[str, str] = MappingProxyType({}),
-              overrides: Sequence[str] = ()) -> subprocess.Popen:
+              overrides: Sequence[str] = ()) -> Started:
         """A process, or torchrun with several, at the head of its own process group; it starts or resumes."""
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = [sys.executable, *(torchrun if processes > 1 else []), "tools/pretrain.py", self.config, "--resume",
-                   "--data-root", self.folder / "images", "--work-dir", work_dir, "--cfg-options", *WORKERS[workers],
-                   *overrides]
-        return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+        arguments = [str(self.config), "--resume", "--data-root", str(self.folder / "images"), "--work-dir", str(work_dir),
+                     "--cfg-options", *WORKERS[workers], *overrides]
+        if processes == 1:
+            return PreloadedProcess("tools/pretrain.py", arguments, self.folder / "log", env)
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        return subprocess.Popen([*torchrun, "tools/pretrain.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                                stderr=subprocess.PIPE, start_new_session=True,
+                                env={**os.environ, "OMP_NUM_THREADS": "1", **env})
 
     def run(self, work_dir: Path, **options) -> subprocess.CompletedProcess:
         """Waits for the end of what :meth:`start` starts."""
@@ -76,7 +80,7 @@ class Pretraining:
         return finish(process)
 
 
-def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+def finish(process: Started) -> subprocess.CompletedProcess:
     stdout, stderr = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
@@ -134,7 +138,7 @@ def resumed_at(stderr: str) -> int:
     return int(found[1]) if found else 0
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], object], process: Started) -> None:
     """Returns as soon as ``condition`` holds; fails where the process ends before."""
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -189,22 +193,25 @@ def test_twenty_kills_lose_nothing(pretraining, undisturbed):
 def test_signals_stop_a_run_after_the_current_iteration(pretraining, undisturbed):
     """Within an epoch, at its end, and sent to all processes, workers included, while training and again while saving."""
     work_dir = pretraining.folder / "stopped"
-    for signum, iteration, name in ((signal.SIGTERM, 7, "epoch_0_iter_7.pth"), (signal.SIGUSR1, 15, "epoch_1.pth")):
+    for signum, iteration, name, code in ((signal.SIGTERM, 7, "epoch_0_iter_7.pth", 143),
+                                          (signal.SIGINT, 9, "epoch_0_iter_9.pth", 130),
+                                          (signal.SIGUSR1, 15, "epoch_1.pth", 143)):
         stopped = pretraining.run(work_dir, env=fault("before_train_iter", iteration, signum))
-        assert stopped.returncode == 143, stopped.stderr
+        assert stopped.returncode == code, stopped.stderr
         assert stopped.stdout == ""
         assert f"error: stopped by {signum.name} after iteration {iteration} of 45; {work_dir / name} is saved, continue " \
                "with --resume" in stopped.stderr
         assert checkpoint_files(work_dir)[0].name == name
-    process, start = pretraining.start(work_dir), time.time()
-    wait_for(lambda: (work_dir / "epoch_1_iter_18.pth").exists(), process)
-    os.killpg(process.pid, signal.SIGTERM)
-    wait_for(lambda: partial_since(work_dir, start), process)
-    os.killpg(process.pid, signal.SIGTERM)
-    stopped = finish(process)
-    assert stopped.returncode == 143, stopped.stderr
-    assert f"iteration {progress(work_dir)} of 45" in stopped.stderr
-    assert not list(work_dir.glob(".*partial"))
+    for first, begun, code in ((signal.SIGTERM, "epoch_1_iter_18.pth", 143), (signal.SIGINT, "epoch_2_iter_32.pth", 130)):
+        process, start = pretraining.start(work_dir), time.time()
+        wait_for(lambda begun=begun: (work_dir / begun).exists(), process)
+        os.killpg(process.pid, first)
+        wait_for(lambda start=start: partial_since(work_dir, start), process)
+        os.killpg(process.pid, signal.SIGTERM)
+        stopped = finish(process)
+        assert stopped.returncode == (143 if signal.SIGTERM.name in stopped.stderr else code), stopped.stderr
+        assert f"iteration {progress(work_dir)} of 45" in stopped.stderr
+        assert not list(work_dir.glob(".*partial"))
     assert pretraining.run(work_dir, workers=0).returncode == 0
     assert_same_state(undisturbed / "epoch_3.pth", work_dir / "epoch_3.pth")
 
@@ -213,13 +220,13 @@ def test_signals_stop_a_run_after_the_current_iteration(pretraining, undisturbed
 def test_a_signal_to_one_process_stops_all_of_them(pretraining):
     """Of two processes with random numbers of their own the second gets SIGTERM; both end as an undisturbed pair does."""
     whole, work_dir = pretraining.folder / "whole_pair", pretraining.folder / "stopped_pair"
-    pair = dict(processes=2, workers=0)
+    pair = dict(processes=2, workers=0, overrides=["train_dataloader.batch_size=12"])  # 5 iterations an epoch
     assert pretraining.run(whole, **pair).returncode == 0
-    stopped = pretraining.run(work_dir, **pair, env=fault("before_train_iter", 20, signal.SIGTERM, process=1))
+    stopped = pretraining.run(work_dir, **pair, env=fault("before_train_iter", 7, signal.SIGTERM, process=1))
     assert stopped.returncode != 0  # torchrun has its own code for failed processes
     assert "exitcode  : 143" in stopped.stderr
-    assert checkpoint_files(work_dir)[0].name == "epoch_1_iter_20.pth"
-    states = load_checkpoint(work_dir / "epoch_1_iter_20.pth")["random_states"]
+    assert checkpoint_files(work_dir)[0].name == "epoch_1_iter_7.pth"
+    states = load_checkpoint(work_dir / "epoch_1_iter_7.pth")["random_states"]
     assert len(states) == 2
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
     assert pretraining.run(work_dir, **pair).returncode == 0
@@ -254,8 +261,19 @@ def test_a_finished_run_is_left_as_it_is(pretraining, undisturbed):
     assert sorted((file, file.stat().st_mtime_ns) for file in undisturbed.iterdir()) == before
 
 
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_a_run_at_once(pretraining):
+    """As Python does by itself: a KeyboardInterrupt, and nothing more is saved."""
+    work_dir = pretraining.folder / "impatient"
+    process = pretraining.start(work_dir, env=fault("before_train_iter", 3, signal.SIGINT, times=2))
+    stopped = finish(process)
+    assert stopped.returncode not in (0, 130, 143)
+    assert "Ctrl-C again ends the run at once" in stopped.stderr and "KeyboardInterrupt" in stopped.stderr
+    assert [file.name for file in checkpoint_files(work_dir)] == ["epoch_0_iter_2.pth"]
+
+
 def test_signal_handlers_are_lent():
-    """Inside, a signal is noted; afterwards it does what it did before."""
+    """Inside, a signal is noted; afterwards it does what it did before, and a second SIGINT already inside."""
     came = []
     previous = [signal.signal(number, lambda signum, frame: came.append(signum)) for number in STOP_SIGNALS]
     try:
@@ -263,8 +281,17 @@ def test_signal_handlers_are_lent():
             assert request.signum == 0
             os.kill(os.getpid(), signal.SIGUSR1)
             assert request.signum == signal.SIGUSR1
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert came == [signal.SIGTERM]
+            os.kill(os.getpid(), signal.SIGINT)
+            assert (request.signum, came) == (signal.SIGINT, [])
+            os.kill(os.getpid(), signal.SIGINT)
+            assert came == [signal.SIGINT]
+        for number in STOP_SIGNALS:
+            os.kill(os.getpid(), number)
+        assert came[1:] == list(STOP_SIGNALS)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with StopRequest() as request:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert request.signum == 0  # a background job's SIGINT is not for it
     finally:
         for number, handler in zip(STOP_SIGNALS, previous, strict=True):
             signal.signal(number, handler)

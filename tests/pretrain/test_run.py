@@ -9,10 +9,13 @@ import sys
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 from pretrain import distributed
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
-from pretrain.run import share_of_process
+from pretrain.run import _identity, _resolve, pretrain, share_of_process, use_data_root
+from pretrain.work_dir import claim_work_dir, config_fingerprint
 from tests.conftest import ROOT, assert_one_line_error
 
 CONFIG = "configs/pretrain/loco_resnet18_demo.py"
@@ -47,13 +50,17 @@ def test_every_unit_is_logged_with_loss_and_accuracy(finished_run):
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_resume_from_any_epoch_is_bit_exact(finished_run, tmp_path, synthetic_root, run_tool, epoch):
-    """Weights, optimizer and schedule after a resume equal those of the undisturbed run to the last bit."""
-    work_dir = tmp_path / "resumed"
+    """Weights, optimizer and schedule after a resume equal those of the undisturbed run to the last bit.
+
+    The images may lie in another place by then, as on a cluster's local disks.
+    """
+    work_dir, images = tmp_path / "resumed", tmp_path / "moved" / "unlabeled2017"
+    shutil.copytree(synthetic_root / "unlabeled2017", images)
     work_dir.mkdir()
     shutil.copy(finished_run / "run.json", work_dir)
     shutil.copy(finished_run / f"epoch_{epoch}.pth", work_dir)
     (work_dir / "last_checkpoint").write_text(str(work_dir / f"epoch_{epoch}.pth"))
-    finished = run_tool("pretrain", CONFIG, *options(synthetic_root / "unlabeled2017", work_dir, "--resume"))
+    finished = run_tool("pretrain", CONFIG, *options(images, work_dir, "--resume"))
     assert finished.returncode == 0, finished.stderr
     expected, found = (load_checkpoint(folder / "epoch_3.pth") for folder in (finished_run, work_dir))
     assert expected["state_dict"].keys() == found["state_dict"].keys()
@@ -62,6 +69,74 @@ def test_resume_from_any_epoch_is_bit_exact(finished_run, tmp_path, synthetic_ro
     for index, state in expected["optimizer"]["state"].items():
         assert torch.equal(state["exp_avg"], found["optimizer"]["state"][index]["exp_avg"])
     assert expected[RECORD_KEY]["iter"] == found[RECORD_KEY]["iter"]
+
+
+def small_config(work_dir, images, **changes) -> Config:
+    """The demo's LoCo on few images, with changes by dotted key."""
+    config = Config.fromfile(ROOT / CONFIG, import_custom_modules=False)
+    config.merge_from_dict({"train_dataloader.batch_size": 4, "train_dataloader.dataset.views.size": 32,
+                            "train_cfg.max_epochs": 3, **changes})
+    config.work_dir = str(work_dir)
+    use_data_root(config, str(images))
+    return config
+
+
+@pytest.mark.slow
+def test_other_images_than_before_are_noticed_at_resume(finished_run, tmp_path, synthetic_root):
+    """An epoch of another length has another place for every image, and another schedule."""
+    images = tmp_path / "unlabeled2017"
+    shutil.copytree(synthetic_root / "unlabeled2017", images)
+    next(file for file in images.iterdir() if file.is_file()).unlink()
+    for name in ("run.json", "epoch_1.pth"):
+        shutil.copy(finished_run / name, tmp_path)
+    with pytest.raises(ValueError, match=r"holds 11 images, but .*epoch_1.pth was trained on 12"):
+        pretrain(small_config(tmp_path, images), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_epochs": 1}, "max_epochs=1, but train_cfg.max_epochs=3.*set train_cfg.max_epochs"),
+        ({"optim_wrapper.optimizer.type": "LARSS"}, "options of optim_wrapper do not fit"),
+        ({"optim_wrapper.optimizer.momentum": 2}, "options of optim_wrapper do not fit"),
+        ({"optim_wrapper.type": "AmpOptimWrapper"}, "optim"),
+        ({"model.autocast": "float16"}, "float16 needs LossScalingOptimWrapper"),
+        ({"param_scheduler.0.tempo": 2}, "options of param_scheduler do not fit"),
+        ({"train_dataloader.dataset.views.colour_strength": 0.5}, "options of train_dataloader do not fit.*colour_strength"),
+        ({"train_cfg.max_epochs": 0}, "max_epochs is 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_directory_is_claimed(changes, message, tmp_path, image_folder):
+    """So that the mended command may use it."""
+    with pytest.raises(ValueError, match=message):
+        pretrain(small_config(tmp_path / "w", image_folder, **changes))
+    assert not (tmp_path / "w" / "run.json").exists()
+
+
+def test_a_directory_without_a_checkpoint_is_free(tmp_path, image_folder):
+    """A run that failed in its first steps does not stand in the way of its mended config."""
+    work_dir = tmp_path / "w"
+    for temperature, epochs in ((0.0001, 1), (0.2, 1)):
+        config = small_config(work_dir, image_folder, **{"model.temperature": temperature, "train_cfg.max_epochs": epochs,
+                                                         "param_scheduler": None})
+        if temperature < 0.01:
+            claim_work_dir(work_dir, config.to_dict())  # as a run does that is killed before its first checkpoint
+    assert pretrain(config) == work_dir / "epoch_1.pth"
+    assert json.loads((work_dir / "run.json").read_text())["config"]["model"]["temperature"] == 0.2
+
+
+def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, monkeypatch):
+    """randomness.seed=None: the order of the images goes on where it was."""
+    seeds = []
+    monkeypatch.setattr(Runner, "train", lambda runner: seeds.append((runner.seed, runner.train_dataloader.sampler.seed)))
+    content = load_checkpoint(finished_run / "epoch_1.pth")
+    content["meta"]["seed"] = 12345
+    config = small_config(tmp_path, synthetic_root / "unlabeled2017", randomness=dict(seed=None, _delete_=True))
+    sha256, _ = config_fingerprint(_identity(_resolve(config)))
+    content[RECORD_KEY]["config_sha256"] = sha256
+    torch.save(content, tmp_path / "epoch_1.pth")
+    pretrain(config, resume=True)
+    assert seeds == [(12345, 12345)]
 
 
 @pytest.mark.slow
@@ -81,6 +156,9 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
     record = json.loads(finished.stdout)
     assert (record["rule"], record["encoder"], record["epoch"]) == ({"type": "loco"}, {"type": "resnet18"}, 3)
     assert len(record["config_sha256"]) == 64
+    assert (record["seed"], record["max_epochs"]) == (0, 3)
+    settings = record["settings"]
+    assert (settings["batch_size"], settings["data"]["views"]["size"], settings["data"]["root"]) == (4, 32, "unlabeled2017")
     (tmp_path / "cut.pth").write_bytes((finished_run / "epoch_3.pth").read_bytes()[:5000])
     assert_one_line_error(run_tool("export_backbone", tmp_path / "cut.pth", tmp_path / "c.pth"), "cut.pth", "truncated")
 
@@ -89,7 +167,7 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
 def test_undecodable_images_are_reported_skipped_and_bounded(image_folder, tmp_path, run_tool):
     """One broken file of nine: reported by path and skipped where 20% are tolerated, fatal where 1% is."""
     (image_folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
-    arguments = ["--data-root", image_folder, "--cfg-options", *SMALL, "train_cfg.max_epochs=1"]
+    arguments = ["--data-root", image_folder, "--cfg-options", *SMALL, "train_cfg.max_epochs=2"]
     tolerant = run_tool("pretrain", CONFIG, "--work-dir", tmp_path / "a", *arguments, "custom_hooks.0.max_share=0.2")
     assert tolerant.returncode == 0, tolerant.stderr
     assert f"cannot be decoded: {image_folder / 'broken.jpg'} (1 of 9 so far)" in tolerant.stderr
@@ -133,11 +211,12 @@ def losses_of(work_dir) -> list[float]:
 
 @pytest.mark.slow
 def test_torchrun_computes_what_one_process_does(tmp_path, synthetic_root):
-    """Two processes share the batch: the logged losses are the single process's, and so is the batch norm's mean."""
+    """Two processes share the batch: the logged losses are those of one, and so is the batch norm's mean."""
     small = ["optim_wrapper.optimizer._delete_=True", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.001",
              "default_hooks.logger.interval=1", "log_processor.window_size=1", "train_dataloader.batch_size=12"]
-    for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
-        command = [sys.executable, *launcher, "tools/pretrain.py", CONFIG,
+    for name, processes in (("one", 1), ("two", 2)):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+        command = [*torchrun, "tools/pretrain.py", CONFIG,
                    *options(synthetic_root / "unlabeled2017", tmp_path / name), *small]
         finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert finished.returncode == 0, finished.stderr

@@ -110,10 +110,34 @@ def test_float_images_are_scaled(values, expected):
     assert np.array_equal(decoded(Image.fromarray(np.array([values], dtype=np.float32)), "tif"), gray_rgb([expected]))
 
 
-def test_32_bit_images_are_stretched():
-    """Integers beyond 16 bits have no full scale of their own; a float image without any number is no image."""
-    values = np.array([[-100_000, 0, 100_000]], dtype=np.int32)
-    assert np.array_equal(decoded(Image.fromarray(values), "tif"), gray_rgb([[0, 128, 255]]))
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 100, 255], [0, 100, 255]),
+        ([0, 1, 200], [0, 1, 200]),
+        ([0, 257, 65535], [0, 1, 255]),
+        ([0, 256, 2570], [0, 1, 10]),
+        ([-100_000, 0, 100_000], [0, 128, 255]),
+        ([0, 500_000, 1_000_000], [0, 128, 255]),
+    ],
+)
+@pytest.mark.parametrize("orientation", [None, 3])
+def test_32_bit_integers_are_scaled(values, expected, orientation):
+    """By the smallest of 255 and 65,535 that holds them, or stretched; no matter if the image is turned upright before."""
+    exif = {} if orientation is None else {"tiffinfo": {0x0112: orientation}}
+    expected = gray_rgb([expected if orientation is None else expected[::-1]])
+    assert np.array_equal(decoded(Image.fromarray(np.array([values], dtype=np.int32)), "tif", **exif), expected)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_dark_16_bit_gray_stays_dark(suffix):
+    """A file of 16 bits has its full scale, also where PIL opens it as if it had 32 (PGM, in older versions PNG)."""
+    values = np.array([[0, 128, 255, 2570]], dtype=np.uint16)
+    assert np.array_equal(decoded(Image.fromarray(values), suffix), gray_rgb([[0, 0, 1, 10]]))
+
+
+def test_not_a_number_alone_is_no_image():
+    """There is nothing to scale."""
     with pytest.raises(UndecodableImageError, match="none of its values is finite"):
         decoded(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "tif")
 
@@ -144,6 +168,16 @@ def test_cmyk_jpegs_are_not_negatives():
     light_blue = Image.new("CMYK", (16, 16), (80, 10, 0, 0))
     for suffix in ("jpg", "tif"):
         assert np.abs(decoded(light_blue, suffix).astype(int) - [175, 245, 255]).max() <= 2
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw", "tiff_adobe_deflate"])
+def test_packed_ycbcr_tiffs_are_converted(compression):
+    """By their colours, within the rounding of YCbCr; those that are not packed PIL cannot read back, and they are named."""
+    pixels = np.full((16, 16, 3), (200, 30, 90), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert("YCbCr")
+    assert np.abs(decoded(image, "tif", compression=compression).astype(int) - pixels).max() <= 2
+    with pytest.raises(UndecodableImageError):
+        decoded(image, "tif")
 
 
 def test_lab_is_converted_by_its_colours():

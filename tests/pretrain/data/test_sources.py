@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import pickle
 
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 
-from pretrain.data import image_files
-from pretrain.data.images import UndecodableImageError
+from pretrain.data import image_files, images
+from pretrain.data.images import IMAGE_SUFFIXES, UndecodableImageError
 from pretrain.data.sources import SOURCES, build_source, default_splits, labelled
 
 
@@ -23,11 +25,17 @@ def make_images(root, *names):
 
 
 @pytest.fixture
-def warnings_of_files(monkeypatch):
-    """Collects the messages that the module prints to the log."""
+def logged(monkeypatch):
+    """Collects ``(level, message)`` of what is printed to the log."""
     messages = []
-    monkeypatch.setattr(image_files, "print_log", lambda message, logger, level: messages.append(message))
+    for module in (image_files, images):
+        monkeypatch.setattr(module, "print_log", lambda message, logger, level: messages.append((level, message)))
     return messages
+
+
+def names_below(root, source):
+    """The paths of a folder's images, relative to it."""
+    return [source.name(index).removeprefix(f"{root}/") for index in range(len(source))]
 
 
 def test_class_folders_are_labelled_as_by_torchvision(tmp_path):
@@ -49,8 +57,100 @@ def test_any_nesting_is_pretrained_on_but_not_labelled(tmp_path):
     source = build_source(dict(type="folder"), tmp_path)
     assert [source.name(i) for i in range(3)] == [str(tmp_path / n) for n in ("a/1.png", "a/b/c/2.png", "top.png")]
     assert source.classes is source.labels is None
-    with pytest.raises(ValueError, match=f"{tmp_path} has no labels; put its images into one sub-folder per class"):
+    message = rf"{tmp_path} has no labels; put its images into one sub-folder per class \(1 of 3 lie in none, top.png"
+    with pytest.raises(ValueError, match=message):
         labelled(source)
+
+
+def test_every_image_suffix_is_found_and_decoded(tmp_path, logged):
+    """PIL reads all of them, in any case; a file of each format that it writes is listed and decodes; others are counted."""
+    Image.init()
+    assert set(Image.registered_extensions()) >= IMAGE_SUFFIXES
+    writable = [suffix for suffix in sorted(IMAGE_SUFFIXES) if Image.registered_extensions()[suffix] in Image.SAVE]
+    assert {".gif", ".jfif", ".jp2", ".png", ".webp"} <= set(writable)
+    make_images(tmp_path, *(f"a{suffix}" for suffix in writable), "B.GIF")
+    assert build_source("folder", tmp_path).load(0).size == (6, 5)
+    assert logged == []
+    for name in ("x.heic", "y.HEIC", "LICENSE", "notes.txt", ".hidden.txt"):
+        (tmp_path / name).write_bytes(b"")
+    source = build_source("folder", tmp_path)
+    assert sorted(names_below(tmp_path, source)) == sorted([*(f"a{suffix}" for suffix in writable), "B.GIF"])
+    assert all(source.load(index).size == (6, 5) for index in range(len(source)))
+    (level, message), = logged
+    assert level == logging.INFO
+    assert f"{tmp_path}: passed over 4 files that are no images by their suffix (2 .heic, 1 " in message
+    assert "1 .txt" in message and "1 no suffix" in message
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "1.heic").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds no image \(.*\), only other files: 1 .heic"):
+        build_source("folder", tmp_path / "none")
+
+
+def test_hidden_folders_are_no_classes(tmp_path, logged):
+    """Notebook checkpoints, macOS's archives and files beside images: neither images nor classes, in train or elsewhere."""
+    hidden = (".ipynb_checkpoints/0.png", "__MACOSX/a/0.png", "a/.thumbs/0.png", "a/._1.png", ".0.png")
+    make_images(tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in ("a/1.png", "b/2.png", *hidden)))
+    for split in ("train", "val"):
+        source = build_source("folder", tmp_path, split)
+        assert names_below(tmp_path / split, source) == ["a/1.png", "b/2.png"]
+        assert source.classes == ("a", "b")
+        assert source.labels.tolist() == [0, 1]
+    assert image_files.class_folders(tmp_path / "train") == ("a", "b")
+    assert logged == []
+
+
+def test_splits_taken_together_are_told(tmp_path, logged):
+    """A root of train and test pretrains on both, but not silently; a split, or folders of other names, need no word."""
+    make_images(tmp_path, "train/a/1.png", "test/a/1.png", "extra/1.png")
+    assert len(build_source("folder", tmp_path)) == 3
+    (level, message), = logged
+    assert level == logging.WARNING
+    assert f"{tmp_path} holds the folders test, train, and" in message
+    assert "--cfg-options train_dataloader.dataset.split=train)" in message
+    build_source("folder", tmp_path, "train")
+    make_images(tmp_path / "classes", "trained/1.png", "tester/1.png", "train/2.png")
+    build_source("folder", tmp_path / "classes")
+    assert len(logged) == 1
+    make_images(tmp_path / "coco", "val2017/1.png", "train2017/2.png")
+    build_source("folder", tmp_path / "coco")
+    assert "split=train2017" in logged[1][1]
+
+
+def test_class_folders_are_split_by_the_hash_of_their_names(tmp_path):
+    """Per class the share with the smallest hashes; both splits know all classes; a single image is trained on."""
+    counts = dict(a=10, b=7, c=2, d=1)
+    members = {name: [f"{name}/{number}.png" for number in range(count)] for name, count in counts.items()}
+    make_images(tmp_path, *sum(members.values(), []))
+    spec = dict(type="folder", test_share=0.3)
+    assert default_splits(spec, tmp_path) == ("train", "test")
+    train, test = (labelled(build_source(spec, tmp_path, split)) for split in default_splits(spec, tmp_path))
+    ranked = {name: sorted(members[name], key=lambda path: hashlib.sha256(path.encode()).hexdigest()) for name in counts}
+    expected = sorted(ranked["a"][:3] + ranked["b"][:2] + ranked["c"][:1])
+    assert names_below(tmp_path, test) == expected
+    assert sorted(names_below(tmp_path, train) + expected) == sorted(sum(members.values(), []))
+    assert train.classes == test.classes == ("a", "b", "c", "d")
+    for source in (train, test):
+        assert [source.classes[label] for label in source.labels] == [name[0] for name in names_below(tmp_path, source)]
+    assert len(build_source(spec, tmp_path)) == 20
+    assert test.description == f"image folder {tmp_path}, split test"
+
+
+@pytest.mark.parametrize(
+    ("images", "share", "split", "message"),
+    [
+        (["a/1.png", "a/2.png"], 1.0, "train", "test_share is 1.0; a share lies between 0 and 1"),
+        (["a/1.png", "a/2.png"], "0.2", "train", "test_share is 0.2; a share lies between"),
+        (["a/1.png", "a/2.png"], 0.5, "val", "split is 'val', but test_share makes the splits train and test"),
+        (["train/a/1.png", "val/a/2.png"], 0.5, "train", "holds the folders train, val; leave it out"),
+        (["a/1.png", "a/2.png", "3.png"], 0.5, "train", "1 of 3 lie in none, 3.png for one; move them"),
+        (["a/1.png", "b/2.png"], 0.5, "test", "no image to test on: every class folder .* holds a single one"),
+    ],
+)
+def test_a_share_that_does_not_fit_is_refused(tmp_path, images, share, split, message):
+    """The share itself, another split, and folders that are no classes."""
+    make_images(tmp_path, *images)
+    with pytest.raises(ValueError, match=message):
+        build_source(dict(type="folder", test_share=share), tmp_path, split)
 
 
 def test_one_class_is_no_classification(tmp_path):
@@ -77,7 +177,7 @@ def test_a_split_that_lacks_a_class_keeps_the_labels_of_train(tmp_path):
 
 def test_default_splits(tmp_path):
     """Folders: train, and val before test; the others have fixed ones."""
-    with pytest.raises(ValueError, match="does not have the folders train and val"):
+    with pytest.raises(ValueError, match="does not have the folders train and val.* option test_share=0.2"):
         default_splits("folder", tmp_path)
     make_images(tmp_path, "train/a/1.png", "test/a/1.png")
     assert default_splits("folder", tmp_path) == ("train", "test")
@@ -114,6 +214,16 @@ def test_links_upwards_are_not_followed(tmp_path):
     (tmp_path / "images" / "b").symlink_to(tmp_path / "elsewhere")
     source = build_source("folder", tmp_path / "images")
     assert [source.name(i) for i in range(len(source))] == [str(tmp_path / "images" / n) for n in ("a/1.png", "b/2.png")]
+
+
+def test_links_that_lead_to_each_other_end(tmp_path):
+    """Two folders that link to each other: either is seen from the other, once; so it is where the root itself is a link."""
+    make_images(tmp_path / "images", "a/1.png", "b/2.png")
+    (tmp_path / "images" / "a" / "link").symlink_to("../b")
+    (tmp_path / "images" / "b" / "link").symlink_to("../a")
+    (tmp_path / "root").symlink_to("images")
+    for root in (tmp_path / "images", tmp_path / "root"):
+        assert names_below(root, build_source("folder", root)) == ["a/1.png", "a/link/2.png", "b/2.png", "b/link/1.png"]
 
 
 def test_a_source_survives_pickling_with_any_file_name(tmp_path):
@@ -201,6 +311,20 @@ def test_list_without_labels(tmp_path):
         labelled(source)
 
 
+def test_list_with_spaces_in_paths(tmp_path):
+    """A line that ends as a file does is a path, of an image suffix or of another; a tab settles what could be either."""
+    for name in ("my photo.gif", "my photo.heic", "my cat.dog"):
+        (tmp_path / name).write_bytes(b"")
+    source = build_list(tmp_path, "my photo.gif\nmy photo.heic\n")
+    assert names_below(tmp_path, source) == ["my photo.gif", "my photo.heic"]
+    assert source.labels is None
+    source = build_list(tmp_path, "my photo.gif v.2\nmy photo.heic\tcat.dog\nmy cat.dog\t7\n")
+    assert names_below(tmp_path, source) == ["my photo.gif", "my photo.heic", "my cat.dog"]
+    assert source.classes == ("7", "cat.dog", "v.2")
+    with pytest.raises(ValueError, match="line 1: .*/my old.one does not exist.* a tab divides a path that holds spaces"):
+        build_list(tmp_path, "my old.one photo.heic\n")
+
+
 def test_list_with_indices(tmp_path):
     """Integers count from 0; classes give names or a greater number of classes than the list shows."""
     make_images(tmp_path, "a.png", "b.png")
@@ -268,9 +392,10 @@ def test_a_missing_list_and_a_missing_image(tmp_path):
     assert source.load(1).size == (6, 5)
 
 
-def test_repeated_paths_count_twice_and_are_reported(tmp_path, warnings_of_files):
+def test_repeated_paths_count_twice_and_are_reported(tmp_path, logged):
     """Oversampling by repeated lines is allowed, but not silent."""
     make_images(tmp_path, "a.png", "b.png")
     assert len(build_list(tmp_path, "a.png 0\nb.png 1\na.png 0\n")) == 3
-    assert len(warnings_of_files) == 1
-    assert "1 lines repeat the path of an earlier one, line 3 (a.png)" in warnings_of_files[0]
+    (level, message), = logged
+    assert level == logging.WARNING
+    assert "1 lines repeat the path of an earlier one, line 3 (a.png)" in message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,4 +91,19 @@ def write_class_folders(root: Path, train: int = 18, test: int = 6, classes: int
             file = root / split / source.classes[label] / f"{index}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             source.load(index).save(file)
+    return root
+
+
+def write_shards(root: Path, train: int = 6, test: int = 6, classes: int = 3) -> Path:
+    """Writes ``root/{train,val}/0.tar`` of :class:`ColouredSource`."""
+    for split, source in (("train", ColouredSource(train, classes, 0)), ("val", ColouredSource(test, classes, 1))):
+        (root / split).mkdir(parents=True)
+        with tarfile.open(root / split / "0.tar", "w") as shard:
+            for index, label in enumerate(source.labels):
+                image = io.BytesIO()
+                source.load(index).save(image, "PNG")
+                for suffix, content in (("png", image.getvalue()), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{index:04d}.{suffix}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
     return root

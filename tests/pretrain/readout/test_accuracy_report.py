@@ -6,9 +6,7 @@ import csv
 import io
 import itertools
 import json
-import statistics
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,27 +20,8 @@ from pretrain.readout.knn import NearestNeighbours
 from pretrain.readout.published import GIM, LOCO, SIMCLR, TABLES, method_rows
 from pretrain.readout.report import accuracy_report
 from tests.conftest import assert_one_line_error
+from tests.pretrain.readout.tables import json_rows, report_text, row_of, table_lines
 from tests.pretrain.readout.written import STAGES, pretraining_record, write_random, write_result
-
-
-def table_lines(paths: list[Path], number: int, **options: Any) -> list[list[str]]:
-    """The cells of a Markdown table, line by line; every line has as many."""
-    lines = [line.strip("| ").split(" | ") for line in _text(paths, number, **options).splitlines()]
-    return [[cell.strip() for cell in line] for line in lines]
-
-
-def json_rows(paths: list[Path], number: int, **options: Any) -> list[dict[str, Any]]:
-    return json.loads(_text(paths, number, fmt="json", **options))["rows"]
-
-
-def _text(paths: list[Path], number: int, **options: Any) -> str:
-    return accuracy_report(paths, number, **options).text
-
-
-def row_of(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-    return row
-
 
 # The tables
 
@@ -61,11 +40,11 @@ def test_table_1(tmp_path):
         ["---"] * 5,
         ["Random", "ResNet-50", "", "10.0 (-59.0)", "–"],
         ["Supervised", "ResNet-50", "", "76.0 (+7.0)", "–"],
-        ["Local Agg", "ResNet-50", "", "–", "60.2"],
-        ["MoCo", "ResNet-50", "", "–", "60.6"],
-        ["PIRL", "ResNet-50", "", "–", "63.6"],
-        ["CPC v2", "ResNet-50", "", "–", "63.8"],
-        ["SimCLR*", "ResNet-50", "", "–", "69.3"],
+        ["Local Agg", "ResNet-50", "", "–", "60.2 (own schedule)"],
+        ["MoCo", "ResNet-50", "", "–", "60.6 (own schedule)"],
+        ["PIRL", "ResNet-50", "", "–", "63.6 (own schedule)"],
+        ["CPC v2", "ResNet-50", "", "–", "63.8 (own schedule)"],
+        ["SimCLR*", "ResNet-50", "", "–", "69.3 (1000 epochs)"],
         ["SimCLR", "ResNet-50", "", "69.0", "69.8"],
         ["GIM", "ResNet-50", "✓", "64.2 (-4.8)", "–"],
         ["LoCo (Ours)", "ResNet-50", "✓", "69.6 (+0.6)", "69.5"],
@@ -112,102 +91,6 @@ def test_other_encoders_of_ablations_have_columns_of_their_own(tmp_path):
     assert lines[2][3:] == ["65.0", "50.0"]
     assert lines[12] == ["Ours", "✓", "✓", "66.0 (+1.0)", "49.0 (-1.0)"]
     assert len(accuracy_report([tmp_path], 7).warnings) == 4
-
-
-# What is averaged, and what is not
-
-
-def test_seeds_are_averaged(tmp_path):
-    """Mean and sample deviation as the statistics module has them, the difference of the means, and the count."""
-    scores = {SIMCLR: [65.1, 66.0, 65.4], LOCO: [66.3, 65.9]}
-    for config, values in scores.items():
-        for seed, value in enumerate(values):
-            meta = pretraining_record(config, encoder=dict(type="resnet50"))
-            write_result(tmp_path / f"{Path(config).stem}{seed}.json", value, meta)
-    rows = json_rows([tmp_path], 1)
-    simclr, loco = (row_of(rows, method=name, architecture="ResNet-50") for name in ("SimCLR", "LoCo (Ours)"))
-    for row, config in ((simclr, SIMCLR), (loco, LOCO)):
-        assert row["mean"] == pytest.approx(statistics.mean(scores[config]))
-        assert row["std"] == pytest.approx(statistics.stdev(scores[config]))
-        assert row["runs"] == len(scores[config])
-    assert simclr["delta"] is None
-    assert loco["delta"] == pytest.approx(statistics.mean(scores[LOCO]) - statistics.mean(scores[SIMCLR]))
-    assert ["LoCo (Ours)", "ResNet-50", "✓", "66.1 ± 0.3 (+0.6) (2 runs)"] in table_lines([tmp_path], 1)
-
-
-def test_what_differs_has_a_column_of_its_own(tmp_path):
-    """Data set, size of the training set, kind, protocol and schedule: never averaged, told in the titles, in one order.
-
-    The random encoder has no schedule and stands in every column of its data set and readout.
-    """
-    meta = pretraining_record(SIMCLR, encoder=dict(type="resnet50"))
-    longer = pretraining_record(SIMCLR, 800, 800, encoder=dict(type="resnet50"))
-    write_result(tmp_path / "a.json", 61.0, meta, source="stl10")
-    write_result(tmp_path / "b.json", 62.0, meta, kind="knn", protocol=dict(neighbours=20))
-    write_result(tmp_path / "c.json", 63.0, longer)
-    write_result(tmp_path / "d.json", 64.0, meta, protocol=dict(epochs=100, lr=3.0))
-    write_result(tmp_path / "e.json", 65.0, meta)
-    write_result(tmp_path / "f.json", 66.0, meta, limit=500)
-    write_random(tmp_path / "g.json", 5.0)
-    lines = table_lines([tmp_path], 1)
-    columns = {title: (random, simclr) for title, random, simclr in
-               zip(lines[0][3:], lines[2][3:], lines[4][3:], strict=True)}
-    assert columns == {
-        "CIFAR-10 linear, 100 epochs, train_images=50000, lr=3.0": ("–", "64.0"),
-        "CIFAR-10 linear, 100 epochs, train_images=50000, lr=30.0": ("5.0 (-60.0)", "65.0"),
-        "CIFAR-10 linear, 100 epochs, train_images=500, lr=30.0": ("–", "66.0"),
-        "CIFAR-10 linear, 800 epochs": ("5.0 (-58.0)", "63.0"),
-        "CIFAR-10 kNN, 100 epochs": ("–", "62.0"),
-        "STL-10 linear, 100 epochs": ("–", "61.0"),
-    }
-    assert lines[0][3:] == list(columns)
-
-
-def test_incomplete_pretraining_is_told_but_not_averaged(tmp_path):
-    """An encoder from epoch 40 of 100 changes no mean; the cell and a warning say that it is there."""
-    encoder = dict(type="resnet50")
-    write_result(tmp_path / "done.json", 65.0, pretraining_record(SIMCLR, encoder=encoder))
-    write_result(tmp_path / "early.json", 50.0, pretraining_record(SIMCLR, 40, encoder=encoder))
-    write_result(tmp_path / "gim.json", 40.0, pretraining_record(GIM, 20, encoder=encoder))
-    lines = table_lines([tmp_path], 1)
-    assert lines[4][3] == "65.0 (incomplete: at 40 of 100 epochs)"
-    assert lines[5][3] == "– (incomplete: at 20 of 100 epochs)"
-    told = [f"{tmp_path / name} is of an incomplete pretraining, at {epoch} of 100 epochs: left out of the averages"
-            for name, epoch in (("early.json", 40), ("gim.json", 20))]
-    assert accuracy_report([tmp_path], 1).warnings == told
-    gim = row_of(json_rows([tmp_path], 1), method="GIM", architecture="ResNet-50")
-    assert (gim["mean"], gim["runs"], gim["incomplete_runs"]) == (None, 0, 1)
-
-
-def test_stages(tmp_path):
-    """``all`` has a column a stage, from the bottom up, each with its own differences; ``last`` has the encoder's last."""
-    for config, score in ((SIMCLR, 65.0), (LOCO, 66.0)):
-        meta = pretraining_record(config, encoder=dict(type="resnet50"))
-        write_result(tmp_path / f"{Path(config).stem}.json", score, meta)
-    lines = table_lines([tmp_path], 1, stages="all")
-    assert lines[0][3:] == [f"CIFAR-10 linear, 100 epochs: {stage}" for stage in STAGES]
-    assert lines[6][3:] == ["63.0 (+1.0)", "64.0 (+1.0)", "65.0 (+1.0)", "66.0 (+1.0)"]
-    assert [row["stage"] for row in json_rows([tmp_path], 1, stages="all")[:4]] == list(STAGES)
-    assert table_lines([tmp_path], 1)[6][3:] == ["66.0 (+1.0)"]
-
-
-def test_missing_baseline_is_told(tmp_path):
-    """Without SimCLR there are no differences but a warning."""
-    write_result(tmp_path / "loco.json", 66.0, pretraining_record(LOCO, encoder=dict(type="resnet50")))
-    report = accuracy_report([tmp_path], 1)
-    assert "| 66.0 |" in report.text
-    assert report.warnings == ["no run of SimCLR, ResNet-50 in the column CIFAR-10 linear, 100 epochs: no differences there"]
-
-
-def test_the_same_readout_twice_is_refused(tmp_path):
-    """Copies of a result are no further seeds."""
-    meta = pretraining_record(SIMCLR, encoder=dict(type="resnet50"))
-    for name in ("a", "b"):
-        write_result(tmp_path / f"{name}.json", 60.0, meta, sha256="1" * 64)
-    with pytest.raises(ValueError, match=r"two results of the same readout: .*a\.json and .*b\.json; leave one out"):
-        accuracy_report([tmp_path], 1)
-    write_result(tmp_path / "b.json", 61.0, meta, sha256="1" * 64, seed=1)
-    assert row_of(json_rows([tmp_path], 1), method="SimCLR", architecture="ResNet-50")["runs"] == 2
 
 
 # What is in no row
@@ -285,6 +168,9 @@ def test_latex(results):
     assert lines[:2] == [r"% needs \usepackage{booktabs,amssymb}", r"\begin{tabular}{lcccccccc}"]
     assert r"\multicolumn{6}{c}{CIFAR-10 linear, 100 epochs}" in lines[3]
     assert r"Method & res2 & res3 & res4 & res5 & res6 & res7 & Acc. & Memory saving \\" in lines
+    quoted = accuracy_report([results], 1, paper=True, fmt="latex").text
+    assert r"SimCLR* & ResNet-50 &  & -- & 69.3 (1000 epochs) \\" in quoted
+    assert r"MoCo & ResNet-50 &  & -- & 60.6 (own schedule) \\" in quoted
     assert lines[-3].startswith("LoCo & 60.5 ($-0.5$) & ") and lines[-3].endswith(r"& 66.6 & 2.76 \\")
     assert {line.count("&") for line in lines[5:-2] if "&" in line} == {8}
     table4 = accuracy_report([results], 4, fmt="latex").text
@@ -295,10 +181,12 @@ def test_latex(results):
 def test_csv_and_json_have_the_same_rows(results):
     """One line for each row, column and stage; plain numbers, nothing where there is no value."""
     rows = json_rows([results], 7, paper=True, stages="all")
-    lines = list(csv.DictReader(io.StringIO(_text([results], 7, paper=True, fmt="csv", stages="all"))))
+    lines = list(csv.DictReader(io.StringIO(report_text([results], 7, paper=True, fmt="csv", stages="all"))))
     assert lines == [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
     assert len(rows) == 3 * 6
     assert not any("paper" in key for row in json_rows([results], 7) for key in row)
+    epochs = {row["method"]: row["paper_epochs"] for row in json_rows([results], 1, paper=True)}
+    assert (epochs["LoCo (Ours)"], epochs["SimCLR*"], epochs["MoCo"]) == (800, 1000, None)
 
 
 @pytest.mark.parametrize("options, message", [
@@ -322,7 +210,7 @@ def test_tool(results, run_tool, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "result.json").write_text('{"kind": "lin')
     bad = tmp_path / "bad" / "result.json"
-    assert_one_line_error(run_tool("report_linear", bad.parent, "--table", 1), bad, "not JSON")
+    assert_one_line_error(run_tool("report_linear", bad, "--table", 1), bad, "not JSON")
 
 
 @pytest.mark.slow
@@ -344,6 +232,6 @@ def test_real_readouts_are_understood(tmp_path):
         written[Path(name).stem] = read_out(readout, NearestNeighbours(k=3))["stages"]["res5"]["top1"]
     report = accuracy_report([tmp_path / "results"], 1, fmt="json")
     rows = [row for row in json.loads(report.text)["rows"] if row["architecture"] == "ResNet-18 (stem=small)"]
-    assert {row["column"] for row in rows} == {"shapes kNN, 100 epochs"}
+    assert {row["column"] for row in rows} == {"shapes (folder) kNN, 100 epochs"}
     means = {row["method"]: row["mean"] for row in rows if row["runs"]}
     assert means == {"Random": written["random"], "GIM": written["gim"]}

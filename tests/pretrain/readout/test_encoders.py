@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from pretrain.checkpoints import RECORD_KEY
 from pretrain.encoders import build_encoder
@@ -14,8 +15,11 @@ from pretrain.readout.encoders import (
     choose_stages,
     frozen,
     load_encoder,
+    pretraining_image_size,
     weights_sha256,
 )
+from pretrain.record import pretraining_record
+from tests.conftest import ROOT
 
 SMALL = dict(type="resnet18", stem="small")
 
@@ -108,3 +112,15 @@ def test_the_guard_fires(encoder, change):
             encoder.train()(torch.randn(2, 3, 16, 16))
         else:
             encoder.layer1[0].conv1.weight[0, 0, 0, 0] += 1e-6
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [("loco_resnet50_imagenet_800e", 224), ("loco_resnet18_cifar10", 32), ("loco_resnet18_demo", 40)],
+)
+def test_the_size_of_the_pretraining_is_found_in_its_record(config, expected):
+    """Of views made by the data set as well as on the device; nothing is guessed where there is no record."""
+    resolved = Config.fromfile(ROOT / "configs" / "pretrain" / f"{config}.py", import_custom_modules=False).to_dict()
+    resolved["train_dataloader"]["dataset"].setdefault("data_root", "data")
+    assert pretraining_image_size(pretraining_record(resolved, "0" * 64)) == expected
+    assert pretraining_image_size({}) is pretraining_image_size(dict(settings=dict(data=dict(views=None)))) is None

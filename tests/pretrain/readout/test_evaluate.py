@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from pretrain.encoders import build_encoder
+from pretrain.errors import RunFailedError
 from pretrain.readout.encoders import EncoderChangedError
 from pretrain.readout.evaluate import Readout, find_device, read_out
 from pretrain.readout.knn import NearestNeighbours
 from pretrain.readout.linear_probe import LinearProbe
 from pretrain.readout.results import result_file
 from tests.conftest import assert_one_line_error
-from tests.pretrain.readout.drawn import write_class_folders
+from tests.pretrain.readout.drawn import write_class_folders, write_shards
 
 SMALL = dict(type="resnet18", stem="small")
 META = dict(format="loco-det-backbone", version=1, rule=dict(type="loco"), encoder=SMALL, epoch=2, max_epochs=2)
@@ -48,8 +49,10 @@ def test_the_record_says_what_was_read_out(backbone, classes):
     assert json.loads(written.read_text()) == json.loads(json.dumps(record))
     assert record["encoder"]["meta"] == META
     assert len(record["encoder"]["sha256"]) == 64
-    assert record["data"] == dict(source="folder", root="colours", train_split="train", test_split="val", train_images=18,
-                                  test_images=6, classes=3, limit=None, undecodable=dict(train=0, test=0))
+    data = dict(record["data"])
+    assert len(data.pop("fingerprint")) == 64
+    assert data == dict(source="folder", options={}, root="colours", train_split="train", test_split="val", train_images=18,
+                        test_images=6, classes=3, limit=None, undecodable=dict(train=0, test=0))
     assert record["protocol"].items() >= dict(k=5, temperature=0.07, image_size=16).items()
     assert list(record["stages"]) == ["res2", "res3", "res4", "res5"]
     assert all(0 <= stage["top1"] <= 100 for stage in record["stages"].values())
@@ -57,8 +60,8 @@ def test_the_record_says_what_was_read_out(backbone, classes):
 
 
 @pytest.mark.slow
-def test_a_finished_result_is_kept_with_resume_and_only_if_it_is_the_same(backbone, classes):
-    """The file's own numbers come back for the same settings; another option of the protocol computes anew."""
+def test_a_finished_result_is_kept_with_resume(backbone, classes):
+    """The file's own numbers come back with it; without it they are computed anew, and are the same."""
     first = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
     file = backbone.with_name("epoch_2.readout") / "linear_colours.json"
     marked = {**json.loads(file.read_text()), "duration_s": -1}
@@ -67,9 +70,59 @@ def test_a_finished_result_is_kept_with_resume_and_only_if_it_is_the_same(backbo
     assert again["duration_s"] == -1
     anew = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
     assert anew["stages"] == first["stages"]
-    other = read_out(readout(backbone, classes, stages="last", resume=True), LinearProbe(epochs=1, batch_size=9))
-    assert other["duration_s"] > 0
+    assert anew["duration_s"] > 0
     assert not list(file.parent.glob("*.state.pth"))
+
+
+@pytest.mark.slow
+def test_a_result_of_other_settings_is_not_overwritten(backbone, classes, tmp_path):
+    """With --resume and without: what differs is named. A file that is no result is left alone, too."""
+    read_out(readout(backbone, classes, stages="last"), NearestNeighbours(k=5, batch_size=8))
+    file = backbone.with_name("epoch_2.readout") / "knn_colours.json"
+    before = file.read_bytes()
+    for resume in (False, True):
+        for options, k, keys in ((dict(), 5, "stages"), (dict(stages="last", image_size=24), 5, "protocol.image_size"),
+                                 (dict(stages="last", seed=1), 7, "protocol.k, seed")):
+            with pytest.raises(ValueError, match=f"{file.name} holds .* other settings; differing keys: {keys}; .*--out"):
+                read_out(readout(backbone, classes, **options, resume=resume), NearestNeighbours(k=k, batch_size=8))
+    assert file.read_bytes() == before
+    for content in ("[]", "notes", '{"data": {}}'):
+        (tmp_path / "mine.json").write_text(content)
+        with pytest.raises(ValueError, match="mine.json exists and is no readout result; .*--out"):
+            read_out(readout(backbone, classes, out=str(tmp_path / "mine.json")), NearestNeighbours(batch_size=8))
+        assert (tmp_path / "mine.json").read_text() == content
+
+
+@pytest.mark.slow
+def test_a_diverged_readout_has_no_result(backbone, classes):
+    """One epoch at an absurd learning rate, on a real encoder."""
+    with pytest.raises(RunFailedError, match="training diverged in epoch 1"):
+        read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=18, lr=1e30))
+    assert not list(backbone.parent.rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_the_image_size_is_that_of_the_pretraining(backbone, tmp_path):
+    """Unless another is asked for; a file without a record is read out at 224."""
+    content = torch.load(backbone)
+    content["meta"]["settings"] = dict(data=dict(views=dict(size=20)))
+    torch.save(content, tmp_path / "small.pth")
+    few = write_class_folders(tmp_path / "few", train=3, test=3)
+    for file, encoder, asked, expected in ((tmp_path / "small.pth", None, None, 20), (tmp_path / "small.pth", None, 16, 16),
+                                           ("random", "resnet18", None, 224)):
+        options = dict(encoder=encoder, stages="last", image_size=asked, out=str(tmp_path / f"{expected}.json"))
+        record = read_out(readout(file, few, **options), NearestNeighbours(batch_size=3))
+        assert record["protocol"]["image_size"] == expected
+
+
+def test_an_unwritable_result_is_told_before_the_work(backbone, classes, tmp_path):
+    """Where a file is in the folder's place, and where a folder is in the file's."""
+    (tmp_path / "file").write_text("")
+    method = NearestNeighbours(batch_size=0.5)  # fails when it loads a batch
+    with pytest.raises(ValueError, match=r"result.json cannot be written \(.*\); choose another file with --out"):
+        read_out(readout(backbone, classes, out=str(tmp_path / "file" / "result.json")), method)
+    with pytest.raises(ValueError, match="is a folder; name the file to write"):
+        read_out(readout(backbone, classes, out=str(tmp_path)), method)
 
 
 @dataclass(frozen=True)
@@ -130,6 +183,8 @@ def test_the_tools_end_to_end(classes, tmp_path, run_tool):
     ("arguments", "parts"),
     [
         (["resnet50-19c8e357.pth", "--encoder", "resnet50"], ["https://download.pytorch.org/models/resnet50-19c8e357.pth"]),
+        (["random", "--encoder", "resnet18", "--protocol", "finetune", "--batch-size", "1"], ["batch norm", "at least 2"]),
+        (["random", "--encoder", "resnet18", "--data", "file_list"], ["file_list", "file"]),
         (["random", "--encoder", "resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
         (["random", "--encoder", "resnet18", "--protocol", "cached", "--epochs", "3"], ["--epochs is no option", "cached"]),
     ],
@@ -137,3 +192,36 @@ def test_the_tools_end_to_end(classes, tmp_path, run_tool):
 def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
     """Exit code 2 and one line that names the value and the mend."""
     assert_one_line_error(run_tool("linear_eval", *arguments, "--data-root", classes), *parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--encoder-options", "--data-options"])
+@pytest.mark.parametrize(("pair", "reason"), [("stem", "'stem' is not of the form key=value"), ("a=(1,2", "Imbalanced")])
+def test_options_that_are_no_pairs_are_told(option, pair, reason, run_tool):
+    """In argparse's words, with the option's name."""
+    finished = run_tool("knn_eval", "random", "--encoder", "resnet18", option, pair)
+    assert finished.returncode == 2
+    assert f"error: argument {option}: {reason}" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.slow
+def test_lists_and_shards_end_to_end(tmp_path, run_tool):
+    """Their options reach them from the command line, and the record."""
+    root = write_class_folders(tmp_path / "colours", train=6, test=3)
+    for split in ("train", "val"):
+        files = sorted((root / split).rglob("*.png"))
+        (root / f"{split}.txt").write_text("".join(f"{file.relative_to(root)} {file.parent.name}\n" for file in files))
+    write_shards(tmp_path / "shards", train=6, test=3)
+    common = ["random", "--encoder", "resnet18", "--encoder-options", "stem=small", "--image-size", "16", "--workers", "0",
+              "--device", "cpu", "--stages", "last", "--k", "1"]
+    cases = [("file_list", root, ["file={split}.txt", "classes=class0,class1,class2"],
+              dict(file="{split}.txt", classes=["class0", "class1", "class2"])),
+             ("webdataset", tmp_path / "shards", ["shards={0..0}.tar", "classes=4"], dict(shards="{0..0}.tar", classes=4))]
+    for source, folder, given, options in cases:
+        finished = run_tool("knn_eval", *common, "--data", source, "--data-root", folder, "--data-options", *given, "--out",
+                            tmp_path / f"{source}.json")
+        assert finished.returncode == 0, finished.stderr
+        data = json.loads(finished.stdout)["data"]
+        assert (data["source"], data["options"], data["train_images"], data["test_images"]) == (source, options, 6, 3)
+        assert data["classes"] == (3 if source == "file_list" else 4)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pretrain.readout import training
-from pretrain.readout.data import TestView, evaluation_loader
+from pretrain.readout.data import CentreView, evaluation_loader
 from pretrain.readout.encoders import weights_sha256
 from pretrain.readout.finetune import FineTuning, cosine
 from tests.pretrain.processes import run_in_processes
@@ -41,7 +41,7 @@ def test_it_learns_and_changes_the_encoder():
 @torch.no_grad()
 def training_loss(model, session) -> float:
     """Mean cross entropy over the training set's test views, in eval mode."""
-    ((images, labels),) = evaluation_loader(session.data.train_views(TestView(16)), 16, 0)
+    ((images, labels),) = evaluation_loader(session.data.train_views(CentreView(16)), 16, 0)
     return F.cross_entropy(model.eval()(images)["res5"], labels).item()
 
 
@@ -56,6 +56,8 @@ def test_options_are_checked():
     assert FineTuning(batch_size=512).lr == pytest.approx(0.1)
     with pytest.raises(ValueError, match="weight_decay is -1; it must be at least 0"):
         FineTuning(weight_decay=-1)
+    with pytest.raises(ValueError, match="batch size 1 is too small .* batch norm .* at least 2 images a process, 2 in all"):
+        FineTuning(batch_size=1).run(drawn_session())
 
 
 @pytest.mark.slow

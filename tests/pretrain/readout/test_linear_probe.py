@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -11,19 +12,21 @@ import torch
 
 from pretrain import distributed
 from pretrain.errors import RunFailedError
+from pretrain.readout import training
 from pretrain.readout.data import TrainView, training_loader
 from pretrain.readout.encoders import weights_sha256
 from pretrain.readout.linear_probe import LinearClassifiers, LinearProbe, step_decay
 from pretrain.readout.training import train_and_test
 from tests.pretrain.processes import run_in_processes
-from tests.pretrain.readout.drawn import PixelFeatures, drawn_data, drawn_session
+from tests.pretrain.readout.drawn import ColouredSource, PixelFeatures, drawn_data, drawn_session
 
 
-def train_on_pixels(session, stages=PixelFeatures.stages, epochs=4, lr=30.0, dtype=torch.float32, batch_size=8, stop=None):
+def train_on_pixels(session, stages=PixelFeatures.stages, epochs=4, lr=30.0, dtype=torch.float32, batch_size=8, stop=None,
+                    drop_last=False):
     """Trains linear classifiers on pixels; returns them and the outcome. ``stop`` ends the run after so many epochs."""
     model = LinearClassifiers(PixelFeatures(stages, dtype), session.data.num_classes, seed=0).to(dtype)
     optimizer = torch.optim.SGD(model.heads.parameters(), lr=lr)
-    loader = training_loader(session.data.train_views(TrainView(16)), batch_size, workers=0, seed=0)
+    loader = training_loader(session.data.train_views(TrainView(16)), batch_size, 0, seed=0, drop_last=drop_last)
     schedule = partial(step_decay, lr=lr, epochs=epochs)
     return model, train_and_test(model, optimizer, schedule, session, loader, stop or epochs)
 
@@ -82,11 +85,32 @@ def test_resume_is_exact(tmp_path):
     train_on_pixels(drawn_session(state_file=file, settings={"seed": 0}), stop=2)
     with pytest.raises(ValueError, match="unfinished run; pass --resume"):
         train_on_pixels(drawn_session(state_file=file, settings={"seed": 0}))
-    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
+    with pytest.raises(ValueError, match="unfinished run with other settings; differing keys: seed; .*--out"):
         train_on_pixels(drawn_session(state_file=file, settings={"seed": 1}, resume=True))
     resumed, found = train_on_pixels(drawn_session(state_file=file, settings={"seed": 0}, resume=True))
     assert weights_sha256(resumed.heads) == weights_sha256(whole.heads)
     assert found.stages == expected.stages
+
+
+def test_resume_goes_on_counting_time_and_images(tmp_path):
+    """The speed is that of all epochs, whichever run made them; 26 images in batches of 8 that drop the last are 24."""
+    file, data = tmp_path / "run.state.pth", drawn_data(train=26)
+    train_on_pixels(drawn_session(data, state_file=file), stop=3, drop_last=True)
+    saved = torch.load(file, weights_only=True)
+    assert saved["images"] == 3 * 24
+    saved["seconds"] = 1000.0
+    torch.save(saved, file)
+    _, outcome = train_on_pixels(drawn_session(data, state_file=file, resume=True), drop_last=True)
+    assert outcome.earlier_s == 1000.0
+    assert 0.95 * 96 / 1000 < outcome.images_per_s < 96 / 1000
+
+
+def test_the_loss_is_the_mean_over_what_was_trained_on(monkeypatch):
+    """Of 26 images in batches of 8 that drop the last, with one broken; scores about zero cost log 3 each."""
+    told = []
+    monkeypatch.setattr(training, "print_log", lambda message, **_: told.append(message))
+    train_on_pixels(drawn_session(drawn_data(train=26, broken=[5])), epochs=1, lr=1e-12, drop_last=True)
+    assert float(re.search(r"loss ([\d.]+)", told[0])[1]) == pytest.approx(math.log(3), abs=0.01)
 
 
 def test_undecodable_images_train_nothing(tmp_path):
@@ -99,12 +123,21 @@ def test_undecodable_images_train_nothing(tmp_path):
     assert outcome.undecodable == dict(train=1, test=0)
 
 
-def test_a_diverged_loss_ends_the_run():
-    """It is no result, and the message says what to lower. Labels are shuffled, so that steps go on and add up."""
-    data = drawn_data(train=96)
-    data.train.labels = np.random.default_rng(0).permutation(data.train.labels)
-    with pytest.raises(RunFailedError, match=r"the loss of epoch \d is (inf|nan); lower the learning rate with --lr"):
-        train_on_pixels(drawn_session(data), lr=3e38)
+@pytest.mark.parametrize("batch_size", [8, 24])
+@pytest.mark.parametrize("lr", [1e30, 3e38])
+def test_a_run_that_diverges_ends(batch_size, lr):
+    """Also if the last step does it, after which no loss is computed, and the message says what to lower."""
+    with pytest.raises(RunFailedError, match="training diverged in epoch 1: .*; lower the learning rate with --lr"):
+        train_on_pixels(drawn_session(), lr=lr, epochs=1, batch_size=batch_size)
+
+
+def test_a_damaged_test_set_is_told_before_training(monkeypatch):
+    """Not after all epochs: no step is made."""
+    data = drawn_data()
+    data = type(data)(data.train, ColouredSource(12, broken=[0, 4]), data.train_indices)
+    monkeypatch.setattr(torch.optim.SGD, "step", None)
+    with pytest.raises(RunFailedError, match="2 of 12 images cannot be decoded"):
+        train_on_pixels(drawn_session(data))
 
 
 def test_the_probe_leaves_the_encoder_alone():

@@ -17,8 +17,30 @@ def test_find_runs(tmp_path):
     files = [write_result(tmp_path / name, 60.0, meta) for name in ("b/deep/result.json", "a/result.json")]
     (tmp_path / "a" / "run.json").write_text('{"config_sha256": "0"}')
     (tmp_path / "a" / "scalars.json").write_text('{"lr": 0.1}\n{"lr": 0.2}\n')
-    assert [run.source for run in find_runs([tmp_path, files[0]])] == files[::-1]
-    assert [run.source for run in find_runs([files[0], tmp_path])] == files
+    for paths, expected in (([tmp_path, files[0]], files[::-1]), ([files[0], tmp_path], files)):
+        runs, passed_over = find_runs(paths)
+        assert [run.source for run in runs] == expected
+        assert passed_over == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"kind": "lin', b"\xff\xfe\x00"])
+def test_what_cannot_be_decoded_in_folders_is_passed_over(tmp_path, content):
+    """Another tool's in silence; beside results of ours, where it may be one, with a warning; alone, with an error."""
+    result = write_random(tmp_path / "a.readout" / "linear.json", 50.0)
+    foreign, ours = tmp_path / "vis_data" / "scalars.json", tmp_path / "a.readout" / "deep" / "knn.json"
+    for file in (foreign, ours):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    for path in (tmp_path, ours.parents[1]):
+        runs, passed_over = find_runs([path])
+        assert [run.source for run in runs] == [result]
+        (line,) = passed_over
+        assert line.startswith(f"passed over: {ours} ")
+    with pytest.raises(ValueError, match=f"no readout results below .*passed over: {ours}"):
+        find_runs([ours.parent])
+    for file in (foreign, ours):
+        with pytest.raises(ValueError, match=f"^{file} "):
+            find_runs([tmp_path, file])
 
 
 @pytest.mark.parametrize("text, reason", [
@@ -47,7 +69,7 @@ def test_unusable_files_are_named(tmp_path, text, reason):
 def test_damaged_results_are_named(tmp_path, damage, reason):
     """A result with an impossible accuracy, or without what tables need, is an error that names it and says why."""
     file = write_random(tmp_path / "result.json", 50.0)
-    assert len(find_runs([file])) == 1
+    assert len(find_runs([file])[0]) == 1
     record = json.loads(file.read_text())
     damage(record)
     file.write_text(json.dumps(record))

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from pretrain.run import PretrainingRecordHook
+from pretrain.record import pretraining_record as make_record
+from pretrain.work_dir import config_fingerprint
 from tests.conftest import ROOT
 
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-def pretraining_record(config: str | Path, epoch: int = 100, epochs: int = 100, **model: Any) -> dict[str, Any]:
-    """The record of a pretraining in its exported backbone, written by the hook that writes the real ones.
+def pretraining_record(
+    config: str | Path, epoch: int = 100, epochs: int = 100, *, seed: int = 0, options: dict[str, Any] | None = None,
+    **model: Any,
+) -> dict[str, Any]:
+    """The record of a pretraining in its exported backbone, made by the function that makes the real ones.
 
-    Every call is another run: its config has a hash of its own, as that of another seed has.
+    Args:
+        config: relative to ``configs/``; what it lacks is as on ImageNet.
+        epoch: of the checkpoint.
+        epochs: of the schedule.
+        seed: of the pretraining.
+        options: overrides of config values by dotted name.
+        **model: options of the model, each in the place of the config's.
     """
-    model = Config.fromfile(str(ROOT / "configs" / config), import_custom_modules=False).model.to_dict() | model
-    hook = PretrainingRecordHook(secrets.token_hex(32), model["encoder"], model["rule"], model.get("soft_sharing"), None,
-                                 model.get("decoder"), epochs)
-    return hook.record | {"epoch": epoch, "iter": 1000 * epoch}
+    resolved = Config.fromfile(str(ROOT / "configs/_base_/pretrain_imagenet.py"), import_custom_modules=False)
+    resolved.merge_from_dict(Config.fromfile(str(ROOT / "configs" / config), import_custom_modules=False).to_dict())
+    resolved.merge_from_dict({"train_cfg.max_epochs": epochs, "randomness.seed": seed, **(options or {})})
+    plain = resolved.to_dict()
+    plain["model"] |= model
+    return make_record(plain, config_fingerprint(plain)[0]) | {"seed": seed, "epoch": epoch, "iter": 1000 * epoch}
 
 
 def write_result(
@@ -38,19 +49,24 @@ def write_result(
     seed: int = 0,
     stages: tuple[str, ...] = STAGES,
     source: str = "cifar10",
+    root: str | None = None,
+    fingerprint: str | None = None,
     limit: int | None = None,
     protocol: dict[str, Any] | None = None,
 ) -> Path:
     """A readout result whose last stage has this accuracy, and every one below a point less than the one above."""
     encoder = encoder or (meta or {}).get("encoder")
-    data = dict(source=source, root=None, train_split="train", test_split="test", train_images=limit or 50000,
+    data = dict(source=source, root=root or source, train_split="train", test_split="test", train_images=limit or 50000,
                 test_images=10000, classes=10, limit=limit, undecodable=dict(train=0, test=0))
+    if fingerprint is not None:  # results of older versions have none
+        data["fingerprint"] = fingerprint
     record = dict(
         kind=kind,
         data=data,
         stages={stage: dict(top1=accuracy - (len(stages) - 1 - i), top5=100.0) for i, stage in enumerate(stages)},
         protocol=protocol or dict(epochs=100, lr=30.0),
-        encoder=dict(file=file, sha256=sha256 or f"{path}", encoder=encoder, seed=None, meta=meta or {}),
+        encoder=dict(file=file, sha256=sha256 or (None if file == "random" else f"{path}"), encoder=encoder,
+                     seed=seed if file == "random" else None, meta=meta or {}),
         seed=seed,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
