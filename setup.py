@@ -28,5 +28,5 @@ setup(
         "tqdm>=4.66,<5",
         "tensorboard>=2.18,<3",
     ],
-    extras_require={"dev": ["pytest>=8,<10", "ruff>=0.6,<1"]},
+    extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1"]},
 )

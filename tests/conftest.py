@@ -14,6 +14,9 @@ from PIL import Image
 
 from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads, here or in tools that tests start, cost time
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 
@@ -21,7 +24,7 @@ TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     """More threads than cores, as in side-by-side runs, cost more than they give; and sums keep their order."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

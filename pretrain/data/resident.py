@@ -40,7 +40,7 @@ class ResidentImages(Dataset):
         split: part of the source.
         image_size: side in pixels: images are resized to it by their short side (bicubic, antialiased) and cropped at the
             centre. None where all images have one size.
-        device: where to hold them.
+        device: where to hold them, ``"cpu"`` or ``"cuda"``; ``"auto"`` is this process's GPU where it has one.
         max_mib: what they may need in MiB.
 
     Attributes:
@@ -63,7 +63,7 @@ class ResidentImages(Dataset):
         source: str | Mapping = "folder",
         split: str | None = None,
         image_size: int | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         max_mib: float = 4096,
     ) -> None:
         if image_size is not None and image_size < 1:
@@ -168,12 +168,14 @@ def batched_already(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def _check_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device is {name!r}; 'cpu' or 'cuda' is needed") from error
+        raise ValueError(f"device is {name!r}; 'auto', 'cpu' or 'cuda' is needed") from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {name!r}; 'cpu' or 'cuda' is needed")
+        raise ValueError(f"device is {name!r}; 'auto', 'cpu' or 'cuda' is needed")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {name!r}, but torch sees no GPU; use device='cpu'")
     return device

@@ -54,7 +54,7 @@ def error_of_run(images: Path, work_dir: Path, hooks: list[dict]) -> tuple[str, 
     try:
         pretrain(config, launcher="pytorch")
     except Exception as error:
-        dist.monitored_barrier(timeout=timedelta(seconds=60))  # fails where the other process goes on
+        dist.barrier(async_op=True).wait(timedelta(seconds=60))  # fails where the other process goes on
         return type(error).__name__, isinstance(error, RunFailedError), str(error)
     raise AssertionError("the run has not failed")
 
