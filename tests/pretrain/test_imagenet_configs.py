@@ -36,15 +36,14 @@ def test_config_is_what_its_name_and_the_paper_say(name):
     assert (config.model.decoder.conv_blocks, config.model.decoder.mlp_layers, config.model.decoder.out_channels) == (
         1 if rule == "loco" else 0, 2, 128)
     assert (config.model.temperature, config.model.autocast, config.model.channels_last) == (0.1, "bfloat16", True)
-    assert config.train_cfg.max_epochs == config.max_epochs == epochs
+    assert config.train_cfg.max_epochs == epochs
     assert config.train_dataloader.batch_size == 4096 and config.train_dataloader.drop_last
     dataset = config.train_dataloader.dataset
     assert (dataset.source, dataset.split, dataset.views.size, dataset.views.min_scale) == ("imagenet", "train", 224, 0.08)
 
     wrapper = resolve_lr(config.optim_wrapper.to_dict(), 4096)
     check_no_accumulation(wrapper)
-    assert wrapper["optimizer"] == dict(type="LARS", lr=pytest.approx(4.8), momentum=0.9, weight_decay=1e-6,
-                                        trust_coefficient=0.001)
+    assert wrapper["optimizer"] == dict(type="LARS", lr=pytest.approx(4.8), momentum=0.9, weight_decay=1e-6)
     assert wrapper["paramwise_cfg"] == dict(exclude_norm_and_bias=True)
     warm_up, cosine = config.param_scheduler
     assert (warm_up.type, warm_up.begin, warm_up.end, cosine.type, cosine.begin) == (
@@ -57,7 +56,7 @@ def test_config_is_what_its_name_and_the_paper_say(name):
 def test_lengths_differ_in_nothing_else(rule, encoder):
     """100 and 800 epochs of the same."""
     short, long = (resolved(f"{rule}_{encoder}_imagenet_{epochs}e").to_dict() for epochs in EPOCHS)
-    short["max_epochs"] = short["train_cfg"]["max_epochs"] = 800
+    short["train_cfg"]["max_epochs"] = 800
     assert short == long
 
 
@@ -87,7 +86,7 @@ def test_step_in_bfloat16(name):
     weights, excluded = wrapper.optimizer.param_groups
     assert weights["adapt"] is True and excluded["adapt"] is False and excluded["weight_decay"] == 0
     before = [parameter.detach().clone() for parameter in weights["params"]]
-    views = torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8)
+    views = torch.randint(0, 256, (4, 2, 3, 64, 64), dtype=torch.uint8)  # smaller maps let batch norm blow gradients up
     logs = learner.train_step({"views": views}, wrapper)
     assert all(value.isfinite() for value in logs.values())
     for parameter, old in zip(weights["params"], before, strict=True):

@@ -205,7 +205,7 @@ def test_fashion_mnist_where_torchvision_keeps_it(fashion_mnist, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9000))[:15], "train-images-idx3-ubyte.gz is damaged"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(9000), mtime=0)[:15], "train-images-idx3-ubyte.gz is damaged"),
         ("train-images-idx3-ubyte.gz", b"PK, a zip", "train-images-idx3-ubyte.gz is damaged"),
         ("t10k-images-idx3-ubyte", idx(random_bytes(0, 3, 28, 28))[:-1], "t10k-images-idx3-ubyte is damaged"),
         ("t10k-images-idx3-ubyte", b"", "t10k-images-idx3-ubyte is damaged"),
