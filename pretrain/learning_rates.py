@@ -86,8 +86,8 @@ def check_schedule(param_scheduler: Sequence[Mapping[str, Any]] | Mapping[str, A
             raise ValueError(f"{scheduler['type']} (param_scheduler.{index}) begins after epoch {begin}, but "
                              f"train_cfg.max_epochs is {max_epochs}; train longer, or shorten the warm-up before it (with "
                              f"--cfg-options: param_scheduler.{max(index - 1, 0)}.end and param_scheduler.{index}.begin)")
-    ends = [scheduler.get("end", max_epochs) for scheduler in schedulers if scheduler.get("by_epoch", True)]
-    if len(ends) == len(schedulers) > 0 and max(ends) != max_epochs:
+    ends = [scheduler["end"] for scheduler in schedulers if "end" in scheduler and scheduler.get("by_epoch", True)]
+    if len(ends) == len(schedulers) > 0 and max(ends) != max_epochs:  # with an open end, one phase follows the run
         last = ends.index(max(ends))
         raise ValueError(f"{schedulers[last]['type']} (param_scheduler.{last}) ends with epoch {max(ends)}, but "
                          f"train_cfg.max_epochs is {max_epochs}; leave its end out in the config, so that it follows")
