@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ from pretrain.readout.results import check_same_settings
 from pretrain.readout.session import Outcome, Session
 
 
-class Classifiers(nn.Module):
+class Classifiers(nn.Module, ABC):
     """Base of what is trained here: ``forward(images)`` -> ``{stage: logits (B, C)}``.
 
     Attributes:
@@ -37,9 +38,9 @@ class Classifiers(nn.Module):
     stages: tuple[str, ...]
     num_classes: int
 
+    @abstractmethod
     def trained(self) -> nn.Module:
         """The part that the optimizer changes and that a state file keeps."""
-        raise NotImplementedError
 
 
 @dataclass
