@@ -18,8 +18,8 @@ from pretrain.data.views import (
     CROP_ATTEMPTS,
     CROP_RATIO,
     JITTER_PROBABILITY,
+    ViewOptions,
     blur_kernel_size,
-    check_view_options,
     jitter_strengths,
 )
 
@@ -38,7 +38,7 @@ class Boxes(NamedTuple):
     width: Tensor
 
 
-class BatchedTwoViews:
+class BatchedTwoViews(ViewOptions):
     """:class:`~pretrain.data.views.TwoViews` for batches of equally large images, without a loop over the samples.
 
     The transforms, their order and their distributions are those of ``TwoViews``. Two things differ: the random numbers are
@@ -50,28 +50,8 @@ class BatchedTwoViews:
     Nothing waits for the device. Crop and blur are products with dense matrices per sample, which suits small images: their
     cost grows with the cube of the side.
 
-    Args:
-        size: side of the square views in pixels.
-        min_scale: smallest share of the image's area that a crop covers.
-        color_strength: 1.0 is jitter 0.8 / 0.8 / 0.8 / 0.2 (brightness, contrast, saturation, hue), applied with p 0.8.
-        grayscale: probability of a gray view.
-        blur: probability of a Gaussian blur with sigma 0.1 to 2 and a kernel of 10% of the side.
-
-    Raises:
-        ValueError: an option is out of range, see :func:`~pretrain.data.views.check_view_options`.
+    Its options, and what it refuses, are those of :class:`~pretrain.data.views.ViewOptions`.
     """
-
-    def __init__(
-        self,
-        size: int,
-        min_scale: float = 0.08,
-        color_strength: float = 1.0,
-        grayscale: float = 0.2,
-        blur: float = 0.5,
-    ) -> None:
-        check_view_options(size, min_scale, color_strength, grayscale, blur)
-        self.size, self.min_scale, self.color_strength = size, min_scale, color_strength
-        self.grayscale, self.blur = grayscale, blur
 
     @torch.no_grad()
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:

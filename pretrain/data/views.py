@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -35,12 +36,9 @@ class Box(NamedTuple):
     width: int
 
 
-class TwoViews:
-    """SimCLR's augmentation, drawn twice (LoCo, section 5.1: random cropping, colour distortion, Gaussian blur).
-
-    The distribution is that of torchvision's transforms of the same names. Pixels are rounded to 8 bits after each
-    operation, as by PIL, from which the result of an operation differs by a few levels at most. All randomness comes from
-    torch's default generator.
+@dataclass
+class ViewOptions:
+    """The options that every implementation of the two views takes.
 
     Args:
         size: side of the square views in pixels.
@@ -50,20 +48,35 @@ class TwoViews:
         blur: probability of a Gaussian blur with sigma 0.1 to 2 and a kernel of 10% of the side.
 
     Raises:
-        ValueError: an option is out of range, see :func:`check_view_options`.
+        ValueError: the size is below 8 pixels, a share or probability lies outside [0, 1], or the colour strength outside
+            [0, 2.5].
     """
 
-    def __init__(
-        self,
-        size: int,
-        min_scale: float = 0.08,
-        color_strength: float = 1.0,
-        grayscale: float = 0.2,
-        blur: float = 0.5,
-    ) -> None:
-        check_view_options(size, min_scale, color_strength, grayscale, blur)
-        self.size, self.min_scale, self.color_strength = size, min_scale, color_strength
-        self.grayscale, self.blur = grayscale, blur
+    size: int
+    min_scale: float = 0.08
+    color_strength: float = 1.0
+    grayscale: float = 0.2
+    blur: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 8:
+            raise ValueError(f"view size is {self.size}; at least 8 pixels are needed")
+        for name in ("min_scale", "grayscale", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
+        if not 0 <= self.color_strength <= 2.5:
+            raise ValueError(f"color_strength is {self.color_strength}; it must lie in [0, 2.5] (at 2.5 every hue is drawn)")
+
+
+class TwoViews(ViewOptions):
+    """SimCLR's augmentation, drawn twice (LoCo, section 5.1: random cropping, colour distortion, Gaussian blur).
+
+    The distribution is that of torchvision's transforms of the same names. Pixels are rounded to 8 bits after each
+    operation, as by PIL, from which the result of an operation differs by a few levels at most. All randomness comes from
+    torch's default generator.
+
+    Its options, and what it refuses, are those of :class:`ViewOptions`.
+    """
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
         """Draws two views.
@@ -102,22 +115,6 @@ class TwoViews:
         if uniform() < self.blur:
             view = gaussian_blur(view, _between(*BLUR_SIGMA, uniform()), blur_kernel_size(self.size))
         return view
-
-
-def check_view_options(size: int, min_scale: float, color_strength: float, grayscale: float, blur: float) -> None:
-    """Checks the options that every implementation of the two views takes, see :class:`TwoViews`.
-
-    Raises:
-        ValueError: the size is below 8 pixels, a share or probability lies outside [0, 1], or the colour strength outside
-            [0, 2.5].
-    """
-    if size < 8:
-        raise ValueError(f"view size is {size}; at least 8 pixels are needed")
-    for name, value in (("min_scale", min_scale), ("grayscale", grayscale), ("blur", blur)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
-    if not 0 <= color_strength <= 2.5:
-        raise ValueError(f"color_strength is {color_strength}; it must lie in [0, 2.5] (at 2.5 every hue is drawn)")
 
 
 def jitter_strengths(color_strength: float) -> tuple[float, float, float, float]:
