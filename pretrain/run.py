@@ -27,6 +27,7 @@ from pretrain import distributed
 from pretrain.checkpoint_files import checkpoint_files, checkpoint_name, newest_intact
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.data.synthetic import ensure_configured
+from pretrain.errors import RunInterrupted
 from pretrain.learning_rates import check_schedule, resolve_lr
 from pretrain.optimizers import check_no_accumulation
 from pretrain.record import pretraining_record
@@ -76,7 +77,11 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
         if not begun:
             (work_dir / RECORD_NAME).unlink(missing_ok=True)
         claim_work_dir(work_dir, identity)
-    runner.train()
+    try:
+        runner.train()
+    except RunInterrupted:  # all processes at once; one that ends with its group open may abort
+        distributed.stop_processes()
+        raise
     distributed.stop_processes()
     return checkpoint_files(work_dir)[0]
 
