@@ -12,10 +12,11 @@ import re
 import zipfile
 from pathlib import Path
 
-from pretrain.checkpoints import RECORD_KEY, CheckpointError, load_checkpoint
+from pretrain.checkpoints import CheckpointError, load_checkpoint
 
 LAST_CHECKPOINT = "last_checkpoint"  # mmengine's convention: a text file that holds the newest checkpoint's path
-NEEDED_TO_RESUME = ("state_dict", "optimizer", "meta", RECORD_KEY)
+RANDOM_STATES_KEY = "random_states"  # where a checkpoint keeps those of all processes, in rank order
+NEEDED_TO_RESUME = ("state_dict", "optimizer", "meta", RANDOM_STATES_KEY)
 _NAME = re.compile(r"epoch_(\d+)(?:_iter_(\d+))?\.pth")
 
 

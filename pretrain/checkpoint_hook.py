@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from pretrain.checkpoint_files import (
+    RANDOM_STATES_KEY,
     checkpoint_name,
     complete,
     partial_path,
@@ -24,8 +25,6 @@ from pretrain.distributed import rank
 from pretrain.errors import RunFailedError, RunInterrupted
 from pretrain.loops import ResumableTrainLoop
 from pretrain.random_state import random_state, set_random_state
-
-RANDOM_STATES_KEY = "random_states"  # where a checkpoint keeps those of all processes, in rank order
 
 
 @HOOKS.register_module()
@@ -132,8 +131,13 @@ class AtomicCheckpointHook(Hook):
             )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Adds the random states."""
+        """Adds the random states, and keeps the checkpoint plain data.
+
+        mmengine would pickle objects of its message hub, the smoothed histories of logged values, into the file. Without
+        them anybody can load it with ``weights_only=True``; a resumed run smooths its log anew.
+        """
         checkpoint[RANDOM_STATES_KEY] = self._random_states
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
     def _agree(self, runner) -> tuple[int, int]:
         """The stop signal of any process (0 for none), and whether the first one's clock says that a checkpoint is due."""

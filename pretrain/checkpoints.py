@@ -120,12 +120,31 @@ def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping 
             before torch 0.4.1 do not have, may be missing.
     """
     found = backbone.meta.get("encoder")
-    if expected is not None and found is not None and _encoder_spec(found) != _encoder_spec(expected):
-        raise CheckpointError(f"{backbone.path} holds the encoder {_spell(found)}, but {_spell(expected)} is needed; "
-                              "pass a backbone of that encoder or change the config's encoder")
+    if expected is not None and found is not None:
+        check_same_encoder(backbone.path, found, expected)
     own = encoder.state_dict()
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     given = {**counters, **backbone.state_dict}
+    told = state_dict_problems(own, given)
+    if told:
+        wanted = "" if expected is None else f" {_spell(expected)}"
+        raise CheckpointError(f"{backbone.path} does not fit the encoder{wanted}; keys: {told}")
+    encoder.load_state_dict(given, strict=True)
+
+
+def check_same_encoder(path: str | Path, found: str | Mapping, expected: str | Mapping) -> None:
+    """Compares the encoder that a file is of with the one that is needed, each a name or config.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if _encoder_spec(found) != _encoder_spec(expected):
+        raise CheckpointError(f"{path} holds the encoder {_spell(found)}, but {_spell(expected)} is needed; "
+                              "pass a file of that encoder or change the config's encoder")
+
+
+def state_dict_problems(own: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
+    """What keeps the weights ``given`` from being loaded in place of ``own``, with the first five keys; empty if nothing."""
     problems = {
         "missing": sorted(own.keys() - given.keys()),
         "unexpected": sorted(given.keys() - own.keys()),
@@ -133,14 +152,10 @@ def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping 
     }
     if not any(problems.values()):
         problems["not finite"] = sorted(key for key, value in given.items() if not value.isfinite().all())
-    told = [
+    return "; ".join(
         f"{len(keys)} {kind} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
         for kind, keys in problems.items() if keys
-    ]
-    if told:
-        wanted = "" if expected is None else f" {_spell(expected)}"
-        raise CheckpointError(f"{backbone.path} does not fit the encoder{wanted}; keys: {'; '.join(told)}")
-    encoder.load_state_dict(given, strict=True)
+    )
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
 
     Meanwhile whatever libraries print or log goes to stderr. A ``ValueError`` or missing file, that is what a user can
     mend, becomes one line on stderr and exit code 2; a run that failed or was interrupted
-    (:mod:`pretrain.errors`) becomes one line and its own exit code. Set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
+    (:mod:`pretrain.errors`) becomes one line and its own exit code; its ``output`` goes to stdout.
+    Set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
     """
 
     @functools.wraps(main)
@@ -40,6 +41,8 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
             if os.environ.get("LOCO_DET_TRACEBACK"):
                 raise
             note(f"error: {' '.join(str(error).split())}")
+            if getattr(error, "output", None) is not None:
+                _print_result(error.output)
             sys.exit(getattr(error, "exit_code", USAGE_ERROR))
         if os.environ.get("RANK", "0") == "0":  # of many processes one speaks
             _print_result(output)
@@ -57,7 +60,7 @@ def _print_result(output: str) -> None:
 
 
 class Overrides(DictAction):
-    """mmengine's ``k=v`` pairs on the command line, with a message for what is none."""
+    """mmengine's ``k=v`` pairs on the command line, with a message for what is none; their text is kept, too."""
 
     def __call__(
         self,
@@ -72,6 +75,7 @@ class Overrides(DictAction):
             parser.error(f"argument {option_string}: {wrong[0]!r} is not of the form key=value")
         try:
             super().__call__(parser, namespace, values, option_string)
+            setattr(namespace, f"{self.dest}_text", list(values))  # as given, for commands that are passed on
         except AssertionError as error:  # brackets without their counterparts
             parser.error(f"argument {option_string}: {error}")
 

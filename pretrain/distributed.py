@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+T = TypeVar("T")
 LAUNCHERS = ("none", "pytorch", "slurm")
 _patient_group: dist.ProcessGroup | None = None  # for what may take hours, such as the first look at a large data set
 
@@ -89,6 +91,21 @@ def first_process_first() -> Iterator[None]:
         raise
     finally:
         dist.broadcast_object_list(failure, src=0, group=_patient_group)
+
+
+def from_first_process(compute: Callable[[], T]) -> T:
+    """What ``compute`` returns in the first process, in all of them; it must be picklable. The others wait, however long.
+
+    Raises:
+        ValueError: in the others, what the first process raised.
+    """
+    result: list[T | None] = [None]
+    with first_process_first():
+        if rank() == 0:
+            result[0] = compute()
+    if world_size() > 1:
+        dist.broadcast_object_list(result, src=0, group=_patient_group)
+    return result[0]
 
 
 def average(x: Tensor) -> Tensor:

@@ -6,9 +6,18 @@ import signal
 
 
 class RunFailedError(RuntimeError):
-    """A run that cannot go on; the message says why and what to do."""
+    """A run that cannot go on; the message says why and what to do.
+
+    Args:
+        message: why and what to do.
+        output: what belongs on stdout all the same, such as the report of a check that failed.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, output: str | None = None) -> None:
+        super().__init__(message)
+        self.output = output
 
 
 class RunInterrupted(RunFailedError):

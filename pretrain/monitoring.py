@@ -22,13 +22,13 @@ from pretrain.errors import RunFailedError
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Logs images per second, the share of time spent waiting for data, and peak memory.
+    """Logs iterations and images per second, the share of time spent waiting for data, and peak memory.
 
-    Scalars: ``train/images_per_second`` (global batch, all processes), and of this process ``train/data_wait`` (0 to 1) and
-    ``train/memory_mib`` (the most that CUDA had allocated; without CUDA the peak resident set). The first process's are
-    logged. Rates are over the last ``window`` iterations, without checkpoints and what else happens between iterations and
-    epochs. They are taken after all other hooks, whose work is no waiting for data, so a log line shows them as of the
-    iteration before.
+    Scalars: ``train/iterations_per_second``, ``train/images_per_second`` (global batch, all processes), and of this process
+    ``train/data_wait`` (0 to 1) and ``train/memory_mib`` (the most that CUDA had allocated; without CUDA the peak resident
+    set). The first process's are logged. Rates are over the last ``window`` iterations, without checkpoints and what else
+    happens between iterations and epochs. They are taken after all other hooks, whose work is no waiting for data, so a log
+    line shows them as of the iteration before.
 
     Args:
         window: iterations that are averaged over, at least 1.
@@ -60,10 +60,11 @@ class ThroughputHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Publishes the rates; the device is done by now, since the losses have been read for the log."""
         now = time.perf_counter()
-        images = next(_tensors(data_batch))[1].shape[0] * distributed.world_size()
+        images = len(next(iter(data_batch.values()))) * distributed.world_size()
         self._iterations.append((images, now - self._last_end, self._batch_arrival - self._last_end))
         self._last_end = now
         images, seconds, waiting = map(sum, zip(*self._iterations, strict=True))
+        runner.message_hub.update_scalar("train/iterations_per_second", len(self._iterations) / seconds)
         runner.message_hub.update_scalar("train/images_per_second", images / seconds)
         runner.message_hub.update_scalar("train/data_wait", waiting / seconds)
         runner.message_hub.update_scalar("train/memory_mib", peak_memory_mib())

@@ -37,10 +37,7 @@ TAKES_OPTIONS = {
 
 @HOOKS.register_module()
 class PretrainingRecordHook(Hook):
-    """Writes into every checkpoint what :func:`pretrain.checkpoints.export_backbone` passes on, and keeps it plain data.
-
-    mmengine would pickle objects of its message hub, the smoothed histories of logged values, into the file. Without them
-    anybody can load it with ``weights_only=True``; a resumed run smooths its log anew.
+    """Writes into every checkpoint what :func:`pretrain.checkpoints.export_backbone` passes on.
 
     Args:
         record: what :func:`pretraining_record` returned.
@@ -51,7 +48,6 @@ class PretrainingRecordHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """See :class:`mmengine.hooks.Hook`."""
-        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
         meta = checkpoint["meta"]  # its seed is the run's, also where the config leaves it to be drawn
         progress = {"seed": meta["seed"], "epoch": meta["epoch"], "iter": meta["iter"]}
         checkpoint[RECORD_KEY] = {**self.record, **progress, "num_images": len(runner.train_dataloader.dataset)}

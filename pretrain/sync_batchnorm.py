@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm as MMEngineSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -32,7 +33,7 @@ class _Normalise(torch.autograd.Function):
         own = torch.stack([grad_wide.sum(dims), (grad_wide * normalised).sum(dims)])  # (2, C)
         total = own.clone()
         dist.all_reduce(total)
-        total = total / count
+        total = total / count.clamp(min=1)
         grad_x = _wide(weight * inverse_std, x) * (grad_wide - _wide(total[0], x) - normalised * _wide(total[1], x))
         return grad_x.to(x.dtype), own[1], own[0], None, None, None
 
@@ -71,17 +72,21 @@ class CrossProcessBatchNorm(_BatchNorm):
     def _track(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         self.num_batches_tracked += 1
         momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        momentum = momentum * (count > 0).to(mean.dtype)  # without a row anywhere there is nothing to track
         self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(var * count / (count - 1), momentum)
+        self.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
 
 
 def global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance ``(C,)`` of ``(N, C, ...)`` over all processes, and the number of values a channel (scalar).
 
-    Processes may have different numbers of rows. Variances are put together from those about each process's own mean (Chan
-    et al., 1979), which does not cancel as the mean of squares would.
+    Processes may have different numbers of rows, or none, as a mask head without objects. Variances are put together from
+    those about each process's own mean (Chan et al., 1979), which does not cancel as the mean of squares would.
     """
-    var, mean = torch.var_mean(x, _reduced(x), correction=0)
+    if x.numel() == 0:
+        mean = var = x.new_zeros(x.shape[1])
+    else:
+        var, mean = torch.var_mean(x, _reduced(x), correction=0)
     count = torch.full_like(mean[:1], x.numel() / x.shape[1])
     packed = torch.cat([mean, var, count])  # (2C + 1,)
     parts = [torch.empty_like(packed) for _ in range(distributed.world_size())]
@@ -89,10 +94,17 @@ def global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     stacked = torch.stack(parts)  # (world_size, 2C + 1)
     means, variances, counts = stacked.split([mean.numel(), var.numel(), 1], dim=1)
     total = counts.sum()
-    shares = counts / total  # (world_size, 1)
+    shares = counts / total.clamp(min=1)  # (world_size, 1)
     mean = (shares * means).sum(0)
     var = (shares * (variances + (means - mean).square())).sum(0)
     return mean, var, total
+
+
+PLAIN_NORMS = (  # these only normalise
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    MMEngineSyncBatchNorm,  # torch's in effect; mmcv builds it for "SyncBN"
+    CrossProcessBatchNorm,
+)
 
 
 def convert_batchnorm(module: nn.Module) -> nn.Module:
@@ -108,8 +120,17 @@ def convert_batchnorm(module: nn.Module) -> nn.Module:
     return module
 
 
+def replace_sync_batchnorm(module: nn.Module) -> nn.Module:
+    """Replaces torch's SyncBatchNorm by :class:`CrossProcessBatchNorm`, in place, and leaves other batch norms alone."""
+    if isinstance(module, nn.SyncBatchNorm):
+        return _converted(module)
+    for name, child in module.named_children():
+        module.add_module(name, replace_sync_batchnorm(child))
+    return module
+
+
 def _converted(norm: _BatchNorm) -> CrossProcessBatchNorm:
-    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, CrossProcessBatchNorm):
+    if type(norm) not in PLAIN_NORMS:
         raise ValueError(f"batch norm of class {type(norm).__name__} cannot be synchronised by CrossProcessBatchNorm; "
                          "train this encoder in one process, or on CUDA devices with model.recompute=none")
     new = CrossProcessBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)

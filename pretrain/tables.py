@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _LATEX_ESCAPES = {
@@ -26,10 +26,18 @@ def latex_escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """A table as text, ending in a newline, and what its reader should be warned of."""
+    """A table as text, ending in a newline, what its reader should be warned of, and what else to know of it."""
 
     text: str
     warnings: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title over the rows that follow it, as wide as the table."""
+
+    title: str
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,11 @@ MARKDOWN = Notation("–", "±", "✓", signed=str, escaped=lambda text: text.re
 LATEX = Notation("--", r"$\pm$", r"$\checkmark$", signed=lambda number: f"${number}$", escaped=latex_escaped)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str] | Heading]) -> str:
     """A Markdown table of cells in :data:`MARKDOWN` notation."""
 
-    def line(cells: Iterable[str]) -> str:
+    def line(row: Sequence[str] | Heading) -> str:
+        cells = [f"**{row.title}**", *[""] * (len(header) - 1)] if isinstance(row, Heading) else row
         return "| " + " | ".join(cells) + " |\n"
 
     return "".join([line(header), line(["---"] * len(header)), *map(line, rows)])
@@ -76,7 +85,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def latex_table(
     header: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str] | Heading],
     groups: Sequence[tuple[str, int]] = (),
     labels: int = 1,
     packages: Sequence[str] = ("booktabs",),
@@ -85,7 +94,7 @@ def latex_table(
 
     Args:
         header: titles of the columns.
-        rows: cells of every row.
+        rows: cells of every row, and headings over some.
         groups: titles over neighbouring columns after the labels, each with its number of columns; none for no such line.
         labels: number of columns, from the left, that name the row.
         packages: what the table needs, which a comment says.
@@ -103,8 +112,15 @@ def latex_table(
             rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
             first += width
         lines.append(" ".join(rules))
-    lines += [line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
+    lines += [line(header), r"\midrule"]
+    for row in rows:
+        if not isinstance(row, Heading):
+            lines.append(line(row))
+            continue
+        if lines[-1] != r"\midrule":
+            lines.append(r"\midrule")
+        lines += [rf"\multicolumn{{{len(header)}}}{{c}}{{{row.title}}} \\", r"\midrule"]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def csv_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

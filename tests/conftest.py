@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -48,9 +50,11 @@ def image_folder(tmp_path) -> Path:
 def run_tool():
     """Runs ``python tools/<name>.py`` from the project's root and returns the finished process."""
 
-    def run(name: str, *args: object, timeout: float = 300) -> subprocess.CompletedProcess:
+    def run(
+        name: str, *args: object, timeout: float = 300, env: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.CompletedProcess:
         command = [sys.executable, f"tools/{name}.py", *map(str, args)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, env={**os.environ, **env})
 
     return run
 

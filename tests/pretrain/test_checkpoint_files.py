@@ -12,6 +12,7 @@ import torch
 from mmengine.runner import find_latest_checkpoint
 
 from pretrain.checkpoint_files import (
+    RANDOM_STATES_KEY,
     checkpoint_files,
     checkpoint_name,
     complete,
@@ -21,12 +22,11 @@ from pretrain.checkpoint_files import (
     remove_partial,
     remove_superseded,
 )
-from pretrain.checkpoints import RECORD_KEY
 
 
 def write(folder: Path, *names: str) -> list[Path]:
     """Small checkpoints with all that a resume needs."""
-    content = {"state_dict": {"w": torch.arange(5000.0)}, "optimizer": {}, "meta": {}, RECORD_KEY: {}}
+    content = {"state_dict": {"w": torch.arange(5000.0)}, "optimizer": {}, "meta": {}, RANDOM_STATES_KEY: []}
     for name in names:
         torch.save(content, folder / name)
     return [folder / name for name in names]
