@@ -20,6 +20,7 @@ setup(
         "onedl-mmcv>=2.3.6,<2.4",
         "onedl-mmdetection>=3.5.1,<3.6",
         "pycocotools>=2.0.8,<3",
+        "faster-coco-eval>=1.8,<1.9",  # the numbers of 1.8.0 are proven to be pycocotools'
         "cityscapesscripts>=2.2.4,<3",
         "timm>=1.0.9,<2",
         "numpy>=1.26,<2.4",  # cityscapesscripts uses np.in1d, gone in 2.4

@@ -1,7 +1,3 @@
-"""Mask R-CNN on coco, backbone pretrained with Greedy InfoMax."""
-_base_ = ["_base_/protocol_coco.py"]
-pretrained = dict(
-    method="gim",
-    checkpoint="backbones/gim_resnet50_imagenet_100e.pth",
-    hint="Pretrain a ResNet-50 with tools/pretrain.py and export it there with tools/export_backbone.py",
-)
+"""Mask R-CNN on COCO, ResNet-50 pretrained with Greedy InfoMax for 100 epochs (LoCo, Table 2)."""
+_base_ = ["_base_/protocol_coco.py", "_base_/pretrained_on_imagenet.py"]
+pretrained = dict(method="gim", epochs=100, checkpoint="backbones/gim_resnet50_imagenet_100e.pth")

@@ -1,7 +1,3 @@
-"""Mask R-CNN on coco10k, backbone pretrained with Greedy InfoMax."""
-_base_ = ["_base_/protocol_coco10k.py"]
-pretrained = dict(
-    method="gim",
-    checkpoint="backbones/gim_resnet50_imagenet_100e.pth",
-    hint="Pretrain a ResNet-50 with tools/pretrain.py and export it there with tools/export_backbone.py",
-)
+"""Mask R-CNN on COCO-10K, ResNet-50 pretrained with Greedy InfoMax for 100 epochs (LoCo, Table 3)."""
+_base_ = ["_base_/protocol_coco10k.py", "_base_/pretrained_on_imagenet.py"]
+pretrained = dict(method="gim", epochs=100, checkpoint="backbones/gim_resnet50_imagenet_100e.pth")

@@ -1,4 +1,4 @@
-"""Mask R-CNN on coco10k, backbone initialised at random."""
+"""Mask R-CNN on COCO-10K, ResNet-50 initialised at random (LoCo, Table 3)."""
 _base_ = ["_base_/protocol_coco10k.py"]
 pretrained = dict(method="random")
-model = dict(backbone=dict(frozen_stages=0))  # LoCo, section 5.3: nothing is frozen
+model = dict(backbone=dict(frozen_stages=0))  # section 5.3: conv1 and res2 are frozen "except 'Random Init' entry"

@@ -1,7 +1,3 @@
-"""Mask R-CNN on coco, backbone pretrained with SimCLR."""
-_base_ = ["_base_/protocol_coco.py"]
-pretrained = dict(
-    method="simclr",
-    checkpoint="backbones/simclr_resnet50_imagenet_100e.pth",
-    hint="Pretrain a ResNet-50 with tools/pretrain.py and export it there with tools/export_backbone.py",
-)
+"""Mask R-CNN on COCO, ResNet-50 pretrained with SimCLR for 100 epochs (LoCo, Table 2)."""
+_base_ = ["_base_/protocol_coco.py", "_base_/pretrained_on_imagenet.py"]
+pretrained = dict(method="simclr", epochs=100, checkpoint="backbones/simclr_resnet50_imagenet_100e.pth")

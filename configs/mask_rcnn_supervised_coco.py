@@ -1,7 +1,2 @@
-"""Mask R-CNN on coco, backbone pretrained on ImageNet with labels (LoCo, section 5.2, footnote 1)."""
-_base_ = ["_base_/protocol_coco.py"]
-pretrained = dict(
-    method="supervised",
-    checkpoint="backbones/resnet50-19c8e357.pth",
-    hint="Get https://download.pytorch.org/models/resnet50-19c8e357.pth and put it there",
-)
+"""Mask R-CNN on COCO, ResNet-50 pretrained on ImageNet with labels (LoCo, Table 2)."""
+_base_ = ["_base_/protocol_coco.py", "_base_/pretrained_supervised.py"]

@@ -1,7 +1,2 @@
-"""Mask R-CNN on coco1k, backbone pretrained on ImageNet with labels (LoCo, section 5.2, footnote 1)."""
-_base_ = ["_base_/protocol_coco1k.py"]
-pretrained = dict(
-    method="supervised",
-    checkpoint="backbones/resnet50-19c8e357.pth",
-    hint="Get https://download.pytorch.org/models/resnet50-19c8e357.pth and put it there",
-)
+"""Mask R-CNN on COCO-1K, ResNet-50 pretrained on ImageNet with labels (LoCo, Table 3)."""
+_base_ = ["_base_/protocol_coco1k.py", "_base_/pretrained_supervised.py"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -33,6 +35,8 @@ class PretrainedEncoder(BaseModule):
         norm_eval: batch norm of the trained stages in eval mode, too.
         sync_bn: make the batch norms SyncBN (LoCo, section 5.3); the Runner reverts it where it runs a single process.
         out_stages: names of the stages to return; all by default.
+        out_strides: resize their maps bilinearly to these strides, one for each; for encoders whose own are not those of a
+            feature pyramid. None leaves them as they are.
         cache_mib: MiB of memory for features of images already seen (:mod:`loco_det.feature_cache`); 0 for none. Needs a
             backbone that is frozen as a whole.
 
@@ -49,6 +53,7 @@ class PretrainedEncoder(BaseModule):
         norm_eval: bool = False,
         sync_bn: bool = False,
         out_stages: Sequence[str] | None = None,
+        out_strides: Sequence[int] | None = None,
         cache_mib: int = 0,
     ) -> None:
         super().__init__()
@@ -58,6 +63,10 @@ class PretrainedEncoder(BaseModule):
         unknown = [name for name in self.out_stages if name not in self.stage_names]
         if unknown:
             raise ValueError(f"encoder has no stage {unknown[0]!r}; it has {', '.join(self.stage_names)}")
+        if out_strides is not None and len(out_strides) != len(self.out_stages):
+            raise ValueError(f"out_strides are {tuple(out_strides)}, but {len(self.out_stages)} stages are returned: "
+                             f"{', '.join(self.out_stages)}")
+        self.out_strides = None if out_strides is None else tuple(out_strides)
         if not 0 <= frozen_stages <= len(self.stage_names):
             raise ValueError(f"frozen_stages is {frozen_stages}; the encoder has {len(self.stage_names)} stages")
         if checkpoint is not None:
@@ -97,7 +106,7 @@ class PretrainedEncoder(BaseModule):
         if not self._uses_cache:
             return self._run(x)
         if self._cache_key is None:
-            self._cache_key = weights_fingerprint(self.encoder, *self.out_stages)
+            self._cache_key = weights_fingerprint(self.encoder, *self.out_stages, str(self.out_strides))
         return _SHARED_CACHE.forward(self._run, x, self._cache_key)
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -105,11 +114,19 @@ class PretrainedEncoder(BaseModule):
         super()._load_from_state_dict(*args, **kwargs)
 
     def _run(self, x: Tensor) -> tuple[Tensor, ...]:
-        outputs = []
+        outputs, sides = [], x.shape[-2:]
         for name, (start, end) in self.encoder.stages.items():
             # no_grad and not inference_mode: the heads save these tensors for their own backward pass
             with torch.set_grad_enabled(torch.is_grad_enabled() and start >= self.frozen_end):
                 x = self.encoder.run(x, start, end)
             if name in self.out_stages:
                 outputs.append(x)
-        return tuple(outputs)
+        if self.out_strides is None:
+            return tuple(outputs)
+        return tuple(_resized(level, sides, stride) for level, stride in zip(outputs, self.out_strides, strict=True))
+
+
+def _resized(features: Tensor, sides: Sequence[int], stride: int) -> Tensor:
+    """``(B, C, h, w)`` -> ``(B, C, H / stride, W / stride)``, rounded up as convolutions with padding do."""
+    size = [math.ceil(side / stride) for side in sides]
+    return features if features.shape[-2:] == tuple(size) else F.interpolate(features, size, mode="bilinear")

@@ -36,7 +36,7 @@ class FeatureCache:
         """Features of a batch, with ``compute`` run on the images that are not in the cache.
 
         Args:
-            compute: maps ``(n, 3, H, W)`` to feature maps ``(n, C, h, w)``, each image by itself and without a graph.
+            compute: maps ``(1, 3, H, W)`` to feature maps ``(1, C, h, w)``, without a graph.
             x: batch ``(B, 3, H, W)``.
             weights_key: identifies ``compute``, see :func:`weights_fingerprint`.
 
@@ -45,11 +45,9 @@ class FeatureCache:
         """
         keys = [_key(image, weights_key) for image in x.cpu()]
         rows = {key: self._kept[key] for key in keys if key in self._kept}
-        absent = {key: i for i, key in enumerate(keys) if key not in rows}
-        if absent:
-            computed = compute(x[list(absent.values())])
-            for i, key in enumerate(absent):
-                rows[key] = tuple(level[i].to("cpu", copy=True) for level in computed)  # a view would keep the whole batch
+        for i, key in enumerate(keys):
+            if key not in rows:  # alone: its last bits must not depend on its batch, which another run fills with others
+                rows[key] = tuple(level[0].cpu() for level in compute(x[i : i + 1]))
         for key, features in rows.items():
             self._keep(key, features)
         return tuple(torch.stack([rows[key][level] for key in keys]).to(x.device) for level in range(len(rows[keys[0]])))

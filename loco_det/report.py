@@ -1,21 +1,27 @@
-"""AP tables in the form of the LoCo paper's Tables 2 and 3, from the results of experiments.
+"""AP tables from the results of experiments: a general one, and the LoCo paper's Tables 2 and 3.
 
-Methods are rows; of every data set there is a box (AP^bb) and a mask (AP^mk) column with mean ±
-standard deviation over the splits and, in brackets, the difference to the baseline's mean. A run
-with fewer splits than requested says so in its cells, e.g. ``(3/5 splits)``.
+Methods are rows; of every data set there is a box (AP^bb) and a mask (AP^mk) column, both COCO's AP, and where the data set
+has an evaluation of its own, that one's AP. A cell is the mean ± standard deviation over the splits and, in brackets, the
+difference to the mean of the baseline of the same encoder and epochs. A run with fewer splits than requested says so in its
+cells, e.g. ``(3/5 splits)``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from loco_det.evaluation.results import RESULTS_FILE, ResultsError, RunResults
+from loco_det.ap_rows import BASELINE, RowKey, RunGrid, Score, run_grid
+from loco_det.comparability import grid_warnings
+from loco_det.evaluation.results import OFFICIAL, RESULTS_FILE, TASKS, ResultsError, RunResults
+from loco_det.published import MAX_VARIANCE, SPLITS, PublishedTable, contradictions, published_table
+from loco_det.table_layouts import ENCODER_TITLES, METHOD_TITLES, APTable, general_table, paper_layout
 from pretrain.tables import (
     LATEX,
     MARKDOWN,
+    Heading,
     Notation,
     Report,
     csv_table,
@@ -24,53 +30,46 @@ from pretrain.tables import (
     markdown_table,
 )
 
-__all__ = ["FORMATS", "Report", "ap_report", "ap_table_rows", "find_results", "table_warnings"]
+__all__ = ["BASELINE", "FORMATS", "Report", "ap_report", "ap_table_rows", "find_results"]
 
-BASELINE = "simclr"
-METHOD_ORDER = ("random", "supervised", "simclr", "gim", "loco")
-DATASET_ORDER = ("coco", "cityscapes", "coco10k", "coco1k")
-DATASET_TITLES = {
-    "coco": "COCO",
-    "cityscapes": "Cityscapes",
-    "coco10k": "COCO-10K",
-    "coco1k": "COCO-1K",
-}
-TASK_TITLES = {"bbox": "bb", "segm": "mk"}
-CSV_COLUMNS = (
-    "method",
-    "dataset",
-    "bbox_mean",
-    "bbox_std",
-    "bbox_delta",
-    "segm_mean",
-    "segm_std",
-    "segm_delta",
-    "splits",
-    "requested_splits",
-)
-
-Row = dict[str, Any]
+DATASET_TITLES = {"coco": "COCO", "cityscapes": "Cityscapes", "coco10k": "COCO-10K", "coco1k": "COCO-1K"}
+TASK_TITLES = {"bbox": "AP^bb", "segm": "AP^mk", OFFICIAL: "AP (cityscapesscripts)"}
+LATEX_TASK_TITLES = {"bbox": "AP$^{bb}$", "segm": "AP$^{mk}$", OFFICIAL: "AP (cityscapesscripts)"}
 
 
 def ap_report(
-    directories: Iterable[str | os.PathLike[str]], baseline: str = BASELINE, fmt: str = "markdown"
+    directories: Iterable[str | os.PathLike[str]],
+    baseline: str = BASELINE,
+    fmt: str = "markdown",
+    table: int | None = None,
+    paper: bool = False,
 ) -> Report:
-    """The AP table of all results in some folders.
+    """An AP table of all results in some folders.
 
     Args:
-        directories: Work directories, or parents of them: see :func:`find_results`.
-        baseline: Method that the differences are taken to.
-        fmt: A key of :data:`FORMATS`: markdown, latex, csv or json.
+        directories: work directories, or parents of them: see :func:`find_results`.
+        baseline: method that the differences are taken to.
+        fmt: a key of :data:`FORMATS`: markdown, latex, csv or json.
+        table: 2 or 3 for the layout of that table of the paper; None for every run by its own name.
+        paper: whether to show the published numbers beside ours; the notes then tell what to know of them.
 
     Raises:
-        ResultsError: If results are missing, unreadable, or given twice.
-        ValueError: If the format is unknown.
+        ResultsError: results are missing, unreadable, or given twice.
+        ValueError: the format or table is unknown, or the paper's numbers are asked for without a table.
     """
     if fmt not in FORMATS:
         raise ValueError(f"unknown format {fmt!r}; known are {', '.join(FORMATS)}")
-    runs = [RunResults.read(path) for path in find_results(directories)]
-    table = ap_table_rows(runs, baseline)
-    return Report(FORMATS[fmt](table["rows"]), table_warnings(runs, baseline))
+    if paper and table is None:
+        raise ValueError("the paper's numbers have the paper's layouts: --paper needs --table 2 or --table 3")
+    published = None if table is None else published_table(table)
+    grid = run_grid((RunResults.read(path) for path in find_results(directories)), baseline)
+    if published is None:
+        filled, notes = general_table(grid), []
+    else:
+        filled, notes = paper_layout(grid, published, paper)
+    if filled.published is not None:
+        notes = [*notes, *_published_notes(filled, filled.published)]
+    return Report(FORMATS[fmt](filled), grid_warnings(filled.grid), notes)
 
 
 def find_results(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -80,7 +79,7 @@ def find_results(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
         Paths in the order of the folders, those of one folder sorted, each file once.
 
     Raises:
-        ResultsError: If a folder does not exist or holds no results.
+        ResultsError: a folder does not exist or holds no results.
     """
     found: dict[Path, Path] = {}
     for directory in map(Path, directories):
@@ -89,180 +88,151 @@ def find_results(directories: Iterable[str | os.PathLike[str]]) -> list[Path]:
         own = directory / RESULTS_FILE
         paths = [own] if own.exists() else sorted(directory.rglob(RESULTS_FILE))
         if not paths:
-            raise ResultsError(
-                f"{own} does not exist, nor any {RESULTS_FILE} below; run tools/train_det.py first"
-            )
+            raise ResultsError(f"{own} does not exist, nor any {RESULTS_FILE} below; run tools/train_det.py first")
         for path in paths:
             found.setdefault(path.resolve(), path)
     return list(found.values())
 
 
-def ap_table_rows(runs: Sequence[RunResults], baseline: str = BASELINE) -> dict[str, list[Row]]:
-    """The numbers of the table; also its JSON format.
+def ap_table_rows(runs: Iterable[RunResults], baseline: str = BASELINE) -> dict[str, list[dict[str, Any]]]:
+    """The numbers of the general table; also its JSON format.
 
     Args:
-        runs: Results, at most one of each method and data set, in any order.
-        baseline: Method that the differences are taken to.
+        runs: results, at most one of each method, encoder, pretraining epochs and data set, in any order.
+        baseline: method that the differences are taken to.
 
     Returns:
-        ``{"rows": [{"method", "dataset", "bbox_mean", "bbox_std", "bbox_delta", "segm_mean",
-        "segm_std", "segm_delta", "splits", "requested_splits"}, …]}`` in the order of the table,
-        row by row. AP in points. ``splits`` is how many splits the means are over. None stands for
-        what does not exist: a mean without splits, the deviation of a single split, a difference
-        without baseline and that of the baseline to itself.
+        ``{"rows": [...]}`` with the rows of :func:`table_rows`.
 
     Raises:
-        ResultsError: If two runs are of the same method and data set; names both folders.
+        ResultsError: two runs are of the same cell; names both folders.
     """
-    by_key = _by_method_and_dataset(runs)
-    rows = []
-    for (method, dataset), run in sorted(by_key.items(), key=lambda item: _order(*item[0])):
-        base = by_key.get((baseline, dataset)) if method != baseline else None
-        row: Row = {"method": method, "dataset": dataset}
-        for task in TASK_TITLES:
-            mean, std = run.mean_std(task)
-            base_mean = base.mean_std(task).mean if base else None
-            delta = None if mean is None or base_mean is None else mean - base_mean
-            row |= {f"{task}_mean": mean, f"{task}_std": std, f"{task}_delta": delta}
-        row["splits"] = min(_number_averaged(run, task) for task in TASK_TITLES)
-        row["requested_splits"] = len(run.requested_splits)
-        rows.append(row)
-    return {"rows": rows}
+    return {"rows": table_rows(general_table(run_grid(runs, baseline)))}
 
 
-def table_warnings(runs: Sequence[RunResults], baseline: str = BASELINE) -> list[str]:
-    """What makes a table less than it seems, one line for each.
+def table_rows(table: APTable) -> list[dict[str, Any]]:
+    """The numbers of a table; also its JSON format.
 
-    Warned of are: a data set without the baseline, incomplete runs, differences between averages
-    over different splits, and splits of the same number that were trained on different images.
+    Returns:
+        A dict for each row and data set, in the table's order: ``method``, ``encoder``, ``pretraining_epochs``, ``dataset``,
+        then ``<task>_mean``, ``_std`` and ``_delta`` of the tasks bbox, segm and official, ``splits`` and
+        ``requested_splits``; and where the published numbers are shown, ``bbox_paper``, ``bbox_paper_delta``,
+        ``segm_paper`` and ``segm_paper_delta``. AP in points. ``splits`` is how many splits the means are over, and 0 of 0
+        are requested where there is no run. None stands for what does not exist: a mean without splits, the deviation of a
+        single split, a difference without baseline and that of the baseline to itself.
     """
-    by_key = _by_method_and_dataset(runs)
-    warnings = []
-    for dataset in sorted({dataset for _, dataset in by_key}, key=_dataset_order):
-        base = by_key.get((baseline, dataset))
-        if base is None:
-            warnings.append(f"no run of the baseline {baseline} on {dataset}: no differences there")
-        for method in _methods(by_key):
-            run = by_key.get((method, dataset))
-            if run is None:
-                continue
-            name = f"{method} on {dataset}"
-            if not run.complete:
-                done, wanted = len(run.splits), len(run.requested_splits)
-                warnings.append(f"{name} is incomplete: {done} of {wanted} splits are finished")
-            if base is not None and run is not base:
-                warnings += _comparison_warnings(name, run, baseline, base)
-    return warnings
+    return [_numbers(table, row, dataset) for row in table.rows for dataset in table.columns
+            if table.every_cell or (row, dataset) in table.grid.runs]
 
 
-def _comparison_warnings(name: str, run: RunResults, baseline: str, base: RunResults) -> list[str]:
-    warnings = []
-    if run.splits and base.splits and set(run.splits) != set(base.splits):
-        warnings.append(
-            f"{name} is averaged over splits {sorted(run.splits)} but compared with "
-            f"{baseline} over {sorted(base.splits)}"
-        )
-    differing = [
-        split
-        for split in sorted(set(run.splits) & set(base.splits))
-        if run.splits[split].image_ids_sha256 != base.splits[split].image_ids_sha256
-    ]
-    if differing:
-        warnings.append(f"{name} was trained on other images than {baseline} in splits {differing}")
-    return warnings
+def _numbers(table: APTable, row: RowKey, dataset: str) -> dict[str, Any]:
+    entry: dict[str, Any] = dict(method=row.method, encoder=row.encoder, pretraining_epochs=row.epochs, dataset=dataset)
+    scores = {task: table.grid.score(row, dataset, task) or Score(None, None, None, (), 0) for task in TASK_TITLES}
+    for task, score in scores.items():
+        entry |= {f"{task}_mean": score.mean, f"{task}_std": score.std, f"{task}_delta": score.delta}
+    entry["splits"] = min(len(scores[task].splits) for task in TASKS)
+    entry["requested_splits"] = scores["bbox"].requested
+    if table.published is not None:
+        for task in TASKS:
+            entry[f"{task}_paper"] = table.published.value(row, dataset, task)
+            entry[f"{task}_paper_delta"] = table.published.delta(row, dataset, task, table.grid.baseline)
+    return entry
 
 
-def _by_method_and_dataset(runs: Iterable[RunResults]) -> dict[tuple[str, str], RunResults]:
-    by_key: dict[tuple[str, str], RunResults] = {}
-    for run in runs:
-        other = by_key.setdefault((run.method, run.dataset), run)
-        if other is not run:
-            raise ResultsError(
-                f"two runs of {run.method} on {run.dataset}: {_folder(other)} and {_folder(run)}; "
-                "leave one out"
-            )
-    return by_key
+def _published_notes(table: APTable, published: PublishedTable) -> Iterator[str]:
+    """What to know of the published numbers that stand beside ours."""
+    for wrong in contradictions(published):
+        name = " ".join([METHOD_TITLES[wrong.row.method], ENCODER_TITLES[wrong.row.encoder], f"{wrong.row.epochs} epochs"])
+        yield (f"the paper prints ({wrong.printed:+.1f}) beside the {DATASET_TITLES[wrong.dataset]} "
+               f"{TASK_TITLES[wrong.task]} of {name}, but its values give {wrong.computed:+.1f}, which is shown")
+    for dataset in published.datasets:
+        if OFFICIAL in table.columns[dataset]:
+            yield (f"the paper does not tell whether its masks on {DATASET_TITLES[dataset]} are evaluated as COCO's or by "
+                   "cityscapesscripts; its boxes can only be as COCO's")
+    if published.number == 3:
+        ours = "; ".join(filter(None, (_deviations(table.grid, dataset) for dataset in table.columns)))
+        yield (f"the paper tells no deviations, only that over its {SPLITS} splits \"the variance is very small "
+               f"(< {MAX_VARIANCE})\"; our standard deviations: {ours or 'none yet, they take two splits of a run'}")
 
 
-def _folder(run: RunResults) -> str:
-    return "(not from a file)" if run.source is None else str(run.source.parent)
+def _deviations(grid: RunGrid, dataset: str) -> str:
+    """The range of the standard deviations on a data set, e.g. ``COCO-10K AP^bb 0.05 to 0.18, AP^mk 0.10``."""
+    parts = []
+    for task in TASKS:
+        scores = [grid.score(row, dataset, task) for row in grid.rows]
+        values = sorted(score.std for score in scores if score is not None and score.std is not None)
+        if values:
+            ends = dict.fromkeys((f"{values[0]:.2f}", f"{values[-1]:.2f}"))
+            parts.append(f"{TASK_TITLES[task]} {' to '.join(ends)}")
+    return f"{DATASET_TITLES.get(dataset, dataset)} {', '.join(parts)}" if parts else ""
 
 
-def _number_averaged(run: RunResults, task: str) -> int:
-    return sum(getattr(split, task)["AP"] is not None for split in run.splits.values())
-
-
-def _method_order(method: str) -> tuple[int, str]:
-    known = method in METHOD_ORDER
-    return (METHOD_ORDER.index(method) if known else len(METHOD_ORDER), method)
-
-
-def _dataset_order(dataset: str) -> tuple[int, str]:
-    known = dataset in DATASET_ORDER
-    return (DATASET_ORDER.index(dataset) if known else len(DATASET_ORDER), dataset)
-
-
-def _order(method: str, dataset: str) -> tuple[tuple[int, str], tuple[int, str]]:
-    return _method_order(method), _dataset_order(dataset)
-
-
-def _methods(keys: Iterable[tuple[str, str]]) -> list[str]:
-    return sorted({method for method, _ in keys}, key=_method_order)
-
-
-def _grid(rows: Sequence[Row]) -> tuple[list[str], list[str], Mapping[tuple[str, str], Row]]:
-    """Methods and data sets in the table's order, and the row of each pair that has one."""
-    by_key = {(row["method"], row["dataset"]): row for row in rows}
-    datasets = sorted({dataset for _, dataset in by_key}, key=_dataset_order)
-    return _methods(by_key), datasets, by_key
-
-
-def _cell(row: Row | None, task: str, notation: Notation) -> str:
+def _cell(score: Score | None, notation: Notation) -> str:
     """One table cell, e.g. ``22.6 ± 0.2 (-3.0)``; an en dash where there is no value."""
-    if row is None:
+    if score is None:
         return notation.missing
-    text = notation.score(*(row[f"{task}_{part}"] for part in ("mean", "std", "delta")))
-    if row["splits"] < row["requested_splits"]:
-        text += f" ({row['splits']}/{row['requested_splits']} splits)"
-    return text
+    text = notation.score(score.mean, score.std, score.delta)
+    return text if score.complete else f"{text} ({len(score.splits)}/{score.requested} splits)"
 
 
-def _lines(rows: Sequence[Row], notation: Notation) -> list[list[str]]:
-    """The cells of every method: its name, then box and mask AP on every data set."""
-    methods, datasets, by_key = _grid(rows)
-    return [
-        [
-            notation.escaped(method),
-            *(_cell(by_key.get((method, d)), task, notation) for d in datasets for task in TASK_TITLES),
-        ]
-        for method in methods
-    ]
+def _lines(table: APTable, notation: Notation) -> Iterator[list[str] | Heading]:
+    """The cells of every row, ours and the paper's side by side, and the headings over rows."""
+    for section in table.sections:
+        if section.heading is not None:
+            yield Heading(notation.escaped(section.heading))
+        for row in section.rows:
+            labels = [notation.missing if label is None else notation.escaped(label) for label in table.labels[row]]
+            yield [*labels, *_cells(table, row, notation)]
 
 
-def _dataset_titles(rows: Sequence[Row], notation: Notation) -> list[str]:
-    return [notation.escaped(DATASET_TITLES.get(dataset, dataset)) for dataset in _grid(rows)[1]]
+def _cells(table: APTable, row: RowKey, notation: Notation) -> Iterator[str]:
+    for dataset, tasks in table.columns.items():
+        for task in tasks:
+            yield _cell(table.grid.score(row, dataset, task), notation)
+            if _has_published(table, dataset, task):
+                delta = table.published.delta(row, dataset, task, table.grid.baseline)
+                yield notation.score(table.published.value(row, dataset, task), delta=delta)
 
 
-def _markdown(rows: Sequence[Row]) -> str:
-    titles = _dataset_titles(rows, MARKDOWN)
-    header = [f"{title} AP^{task}" for title in titles for task in TASK_TITLES.values()]
-    return markdown_table(["Method", *header], _lines(rows, MARKDOWN))
+def _has_published(table: APTable, dataset: str, task: str) -> bool:
+    return table.published is not None and dataset in table.published.datasets and task in TASKS
 
 
-def _latex(rows: Sequence[Row]) -> str:
-    titles = _dataset_titles(rows, LATEX)
-    header = [f"AP$^{{{task}}}$" for _ in titles for task in TASK_TITLES.values()]
-    groups = [(title, len(TASK_TITLES)) for title in titles]
-    return latex_table(["Method", *header], _lines(rows, LATEX), groups)
+def _headers(table: APTable, dataset: str, titles: Mapping[str, str]) -> list[str]:
+    """Titles of a data set's columns."""
+    return [title for task in table.columns[dataset] for title in
+            ([titles[task], f"{titles[task]}, paper"] if _has_published(table, dataset, task) else [titles[task]])]
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    return csv_table(CSV_COLUMNS, rows)
+def _dataset_title(dataset: str, notation: Notation) -> str:
+    return notation.escaped(DATASET_TITLES.get(dataset, dataset))
 
 
-FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
+def _markdown(table: APTable) -> str:
+    header = [f"{_dataset_title(dataset, MARKDOWN)} {title}" for dataset in table.columns
+              for title in _headers(table, dataset, TASK_TITLES)]
+    return markdown_table([*table.label_titles, *header], list(_lines(table, MARKDOWN)))
+
+
+def _latex(table: APTable) -> str:
+    headers = {dataset: _headers(table, dataset, LATEX_TASK_TITLES) for dataset in table.columns}
+    groups = [(_dataset_title(dataset, LATEX), len(titles)) for dataset, titles in headers.items()]
+    header = [*table.label_titles, *(title for titles in headers.values() for title in titles)]
+    return latex_table(header, list(_lines(table, LATEX)), groups, labels=len(table.label_titles))
+
+
+def _csv(table: APTable) -> str:
+    rows = table_rows(table)
+    return csv_table(list(rows[0]), rows)
+
+
+def _json(table: APTable) -> str:
+    return json_table(table_rows(table))
+
+
+FORMATS: Mapping[str, Callable[[APTable], str]] = {
     "markdown": _markdown,
     "latex": _latex,
     "csv": _csv,
-    "json": json_table,
+    "json": _json,
 }

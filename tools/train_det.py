@@ -1,11 +1,13 @@
-"""Trains and evaluates Mask R-CNN on a pretrained backbone, one run a split, and averages the AP.
+"""Trains and evaluates Mask R-CNN on pretrained backbones, one run a split, and averages the AP.
 
     python tools/train_det.py configs/mask_rcnn_loco_demo.py --pretrained backbones/loco.pth
     python tools/train_det.py configs/mask_rcnn_loco_coco10k.py --data-root /data/coco --splits 0 1
-    torchrun --nproc_per_node 8 tools/train_det.py configs/mask_rcnn_loco_coco.py --launcher pytorch
+    torchrun --nproc-per-node 8 tools/train_det.py configs/mask_rcnn_{simclr,gim,loco}_coco.py    # all processes on each run
+    python tools/train_det.py configs/mask_rcnn_*_coco1k.py --gpus-per-run 1                      # many runs at a time
 
-A split that is finished is not run again. The log goes to stderr and to the work directory; the path of results.json is
-printed on stdout.
+The batch size of a config is that of all processes together. A split that is finished is not run again; with --resume, one
+that was begun goes on from its last checkpoint. A run that fails does not keep the others from being carried out. The log
+goes to stderr and to the work directory; the path of each results.json is printed on stdout.
 """
 
 from __future__ import annotations
@@ -15,29 +17,23 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import add_config_arguments, command, load_config, tool_parser
+from pretrain.cli import add_config_arguments, command, tool_parser
 
 
 @command
 def main() -> str:
     parser = tool_parser(__doc__)
-    parser.add_argument("config", help="a config such as configs/mask_rcnn_loco_coco10k.py")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="a config such as configs/mask_rcnn_loco_coco10k.py")
     parser.add_argument("--splits", nargs="+", type=int, metavar="I", help="splits to run (default: all of the protocol)")
     parser.add_argument("--pretrained", metavar="PATH", help="backbone file instead of the config's")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="how processes are started")
+    launchers = ("none", "pytorch", "slurm")
+    parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
+    parser.add_argument("--gpus-per-run", type=int, metavar="N", help="give each run N of the GPUs, many at a time")
     add_config_arguments(parser, data_root_help="folder of the detection data set, instead of the config's")
     args = parser.parse_args()
-    needed = ("model", "data", "protocol", "pretrained")
-    config = load_config(args.config, args, default_work_dir="work_dirs", needed_keys=needed)
-    from loco_det.experiment import RESULTS_FILE, run_experiment, use_data_root, use_pretrained
+    from loco_det.launch import train_detectors
 
-    config.launcher = args.launcher
-    if args.data_root:
-        use_data_root(config, args.data_root)
-    if args.pretrained:
-        use_pretrained(config, args.pretrained)
-    run_experiment(config, args.splits, args.resume)
-    return str(Path(config.work_dir) / RESULTS_FILE)
+    return "\n".join(map(str, train_detectors(args, tool=__file__)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-# COCO 2017 (or any set in its layout), batch 16 on 8 GPUs; the learning rate scales with the real batch size.
+# COCO 2017, or any set in its layout, loaded as by mmdet's configs/_base_/datasets/coco_instance.py, batch 16; the learning
+# rate scales with the real batch size.
 data = dict(
     root="data/coco",
     train_ann="annotations/instances_train2017.json",
     train_images="train2017",
     val_ann="annotations/instances_val2017.json",
     val_images="val2017",
+    num_train_images=None,  # how many the training annotations must list; None for any number
     supercategories=False,
     hint="Unpack train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download into "
     "that folder",
@@ -22,17 +24,17 @@ test_pipeline = [
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
-    batch_size=2,
-    num_workers=2,
+    batch_size=16,  # over all processes
+    num_workers=4,  # of each process
     persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    batch_sampler=dict(type="AspectRatioBatchSampler"),
+    pin_memory=True,
+    sampler=dict(type="AspectRatioSampler"),
     dataset=dict(
         type="CocoInstances", filter_cfg=dict(filter_empty_gt=True, min_size=32), pipeline=train_pipeline
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
+    batch_size=1,  # of each process
     num_workers=2,
     persistent_workers=True,
     drop_last=False,

@@ -1,20 +1,21 @@
-# Mask R-CNN as in LoCo, section 5.2: SyncBN after every new layer of FPN, box head and mask head (not in the RPN head, which
-# mmdet shares over pyramid levels without normalisation), and the 4conv-1fc box head. The class count, the FPN's input
-# channels and the paths come from the data and the encoder when the run starts (loco_det.experiment).
+# Mask R-CNN as in LoCo, section 5.2: mmdet's, with the 4conv-1fc box head and a normalisation after every new convolution of
+# FPN, box head and mask head (not of the RPN head, which section 5.2 does not name and mmdet shares over pyramid levels).
+# What the values below, the data and the encoder decide is filled in when the run starts (loco_det.detection_config): layers
+# of normalisation, class count, the FPN's input channels, paths.
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 
-norm_cfg = dict(type="SyncBN", requires_grad=True)
+new_layer_norm = "SyncBN"  # section 5.2; "GN" or "none" tells what it contributes
+autocast = None  # or "bfloat16", "float16"; the paper names no precision, so float32
+channels_last = False
 model = dict(
+    type="TransferMaskRCNN",
+    data_preprocessor=dict(non_blocking=True),  # from pinned memory, where the data loader pins it
     backbone=dict(
         _delete_=True,
         type="PretrainedEncoder",
         encoder=dict(type="resnet50"),
-        frozen_stages=4,  # LoCo, section 5.2: "we freeze the pretrained backbone network"
+        frozen_stages=4,  # section 5.2: "we freeze the pretrained backbone network"
         norm_eval=True,
     ),
-    neck=dict(norm_cfg=norm_cfg),
-    roi_head=dict(
-        bbox_head=dict(type="Shared4Conv1FCBBoxHead", conv_out_channels=256, norm_cfg=norm_cfg),
-        mask_head=dict(norm_cfg=norm_cfg),
-    ),
+    roi_head=dict(bbox_head=dict(type="Shared4Conv1FCBBoxHead", conv_out_channels=256)),  # section 5.2: "4conv-1fc box head"
 )

@@ -23,11 +23,10 @@ train_dataloader = dict(
     batch_size=4,
     num_workers=0,
     persistent_workers=False,
-    sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True),
+    pin_memory=False,
     dataset=dict(filter_cfg=dict(min_size=1)),
 )
 val_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1000))
 log_processor = dict(by_epoch=False)
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=3e-3, weight_decay=1e-2))
 auto_scale_lr = dict(base_batch_size=4)

@@ -6,7 +6,7 @@ synthetic_data = dict(root="data/synthetic")
 data = dict(root="data/synthetic", hint="tools/demo.py makes it")
 protocol = dict(dataset="demo", num_splits=5, split_size=200, seed=0)
 iterations = 190
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_begin=1_000_000)
+train_cfg = dict(type="ResumableIterTrainLoop", max_iters=iterations)
 train_pipeline = [
     dict(type="LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+import gc
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-REQUIRED_KEYS = {
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation", "iscrowd"),
-    "categories": ("id", "name"),
-}
+from loco_det.datasets.annotation_checks import ZERO_ID, check_content, check_ids
+from loco_det.datasets.findings import Findings
+from loco_det.datasets.segmentations import POINT_OR_LINE, is_proper
 
 
 class AnnotationError(ValueError):
@@ -19,34 +21,86 @@ class AnnotationError(ValueError):
 
 
 def load_annotations(ann_file: str | Path, image_dir: str | Path) -> dict[str, Any]:
-    """Reads a COCO instances file and checks what training needs of it.
+    """Reads a COCO instances file and checks what training and evaluation need of it.
+
+    Two things are mended in what is returned: annotations are numbered anew where one has the id 0, by which pycocotools
+    marks a miss, and polygons of under three points beside proper ones are left out.
 
     Args:
         ann_file: the JSON file.
-        image_dir: folder that its ``file_name`` entries are relative to.
+        image_dir: folder that its ``file_name`` entries are relative to, unless they are absolute.
 
     Returns:
         The file's content.
 
     Raises:
-        AnnotationError: the file is missing, not JSON, lacks a key, refers to unknown images or categories, or names
-            images that are not there.
+        AnnotationError: the file is missing, has problems that would end a run or make its numbers wrong
+            (:mod:`loco_det.datasets.annotation_checks`), or names images that are not there.
     """
-    ann_file, image_dir = Path(ann_file), Path(image_dir)
-    if not ann_file.is_file():
-        raise AnnotationError(f"annotation file {ann_file} does not exist")
-    try:
-        content = json.loads(ann_file.read_bytes())
-    except ValueError as error:
-        raise AnnotationError(f"{ann_file} is not JSON ({error}); get the file anew") from error
-    if not isinstance(content, dict):
-        raise AnnotationError(f"{ann_file} holds a {type(content).__name__} instead of COCO's dict of images, annotations "
-                              "and categories")
-    for section, keys in REQUIRED_KEYS.items():
-        _check_section(ann_file, content, section, keys)
-    _check_references(ann_file, content)
-    _check_images(ann_file, content, image_dir)
+    content = read_content(ann_file)
+    findings = check_content(content).findings
+    if findings.has_fatal:
+        raise AnnotationError(f"{ann_file}: {findings.lines()[0]}")
+    if not Path(image_dir).is_dir():
+        raise AnnotationError(f"image folder {image_dir} does not exist ({ann_file} refers to it)")
+    absent = absent_images([image["file_name"] for image in content["images"]], image_dir)
+    if absent:
+        raise AnnotationError(f"{len(absent)} of {len(content['images'])} images of {ann_file} are not in {image_dir}, "
+                              f"{absent[0]} for one; complete the folder or fix the file")
+    _mend(content["annotations"], findings)
     return content
+
+
+def read_content(ann_file: str | Path) -> dict[str, Any]:
+    """Reads a JSON file with COCO's three lists, images and categories not empty; their entries are not looked at.
+
+    Raises:
+        AnnotationError: it is no such file.
+    """
+    content = _read_json(ann_file)
+    for section in ("images", "annotations", "categories"):
+        if not isinstance(content.get(section), list):
+            raise AnnotationError(f"{ann_file} lacks the list {section!r}; a COCO instances file is needed")
+        if section != "annotations" and not content[section]:
+            raise AnnotationError(f"{ann_file} has no {section}")
+    return content
+
+
+def read_image_ids(ann_file: str | Path) -> list[int]:
+    """The image ids of an annotation file, in its order; nothing else of it has to be in place.
+
+    Raises:
+        AnnotationError: the file is missing or not JSON, has no images, or ids that are no integers or repeat.
+    """
+    content = _read_json(ann_file)
+    images = content.get("images")
+    if not isinstance(images, list) or not images:
+        raise AnnotationError(f"{ann_file} has no images; a COCO annotation file is needed")
+    for position, image in enumerate(images):
+        if not isinstance(image, dict) or "id" not in image:
+            raise AnnotationError(f"{ann_file}: entry {position} of 'images' lacks the key 'id'")
+    findings = Findings()
+    check_ids(images, "images", findings)
+    if findings.has_fatal:
+        raise AnnotationError(f"{ann_file}: {findings.lines()[0]}")
+    return [image["id"] for image in images]
+
+
+def absent_images(file_names: Collection[str], image_dir: str | Path) -> list[str]:
+    """Those of the files that are not there; names are relative to ``image_dir`` or absolute.
+
+    Folders are listed rather than files looked up one by one, which takes minutes for COCO on a network drive.
+    """
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for file_name in file_names:
+        folder, name = os.path.split(os.path.join(image_dir, file_name))
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        # a name that is not listed as it is spelled may be there all the same: letters with accents on macOS
+        if name not in listed[folder] and not os.path.isfile(os.path.join(folder, name)):
+            absent.append(file_name)
+    return absent
 
 
 def category_names(content: dict[str, Any]) -> list[str]:
@@ -83,32 +137,44 @@ def derive(
     return {**content, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _check_section(ann_file: Path, content: dict[str, Any], section: str, keys: tuple[str, ...]) -> None:
-    entries = content.get(section)
-    if not isinstance(entries, list):
-        raise AnnotationError(f"{ann_file} lacks the list {section!r}; a COCO instances file is needed")
-    for position, entry in enumerate(entries):
-        lacking = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if lacking:
-            raise AnnotationError(f"{ann_file}: entry {position} of {section!r} lacks the key {lacking[0]!r}")
-    if section != "annotations" and not entries:
-        raise AnnotationError(f"{ann_file} has no {section}")
+def _read_json(ann_file: str | Path) -> dict[str, Any]:
+    if not Path(ann_file).is_file():
+        raise AnnotationError(f"annotation file {ann_file} does not exist")
+    text = Path(ann_file).read_bytes()
+    if text.startswith(codecs.BOM_UTF8):
+        raise AnnotationError(f"{ann_file} begins with a byte order mark, which pycocotools cannot read; save it as UTF-8 "
+                              "without")
+    try:
+        with _no_garbage_collection():
+            content = json.loads(text.decode("utf-8"))
+    except ValueError as error:
+        raise AnnotationError(f"{ann_file} is not JSON ({error}); get the file anew") from error
+    except RecursionError as error:
+        raise AnnotationError(f"{ann_file} is not an annotation file: its lists are nested too deep") from error
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{ann_file} holds a {type(content).__name__} instead of COCO's dict of images, annotations "
+                              "and categories")
+    return content
 
 
-def _check_references(ann_file: Path, content: dict[str, Any]) -> None:
-    image_ids = {image["id"] for image in content["images"]}
-    category_ids = {category["id"] for category in content["categories"]}
-    for annotation in content["annotations"]:
-        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if annotation[key] not in known:
-                raise AnnotationError(f"{ann_file}: annotation {annotation['id']} has {key} {annotation[key]}, which the "
-                                      "file does not list")
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Reading COCO makes millions of lists; to search them for cycles again and again takes as long as to parse them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
-def _check_images(ann_file: Path, content: dict[str, Any], image_dir: Path) -> None:
-    if not image_dir.is_dir():
-        raise AnnotationError(f"image folder {image_dir} does not exist ({ann_file} refers to it)")
-    absent = [image["file_name"] for image in content["images"] if not (image_dir / image["file_name"]).is_file()]
-    if absent:
-        raise AnnotationError(f"{len(absent)} of {len(content['images'])} images of {ann_file} are not in {image_dir}, "
-                              f"{absent[0]} for one; complete the folder or fix the file")
+def _mend(annotations: list[dict[str, Any]], findings: Findings) -> None:
+    """Changes what would make evaluation fail or miscount (in place)."""
+    if ZERO_ID in findings:
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+    if POINT_OR_LINE in findings:
+        for annotation in annotations:
+            if isinstance(annotation["segmentation"], list):
+                annotation["segmentation"] = list(filter(is_proper, annotation["segmentation"]))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 
+from pretrain.data.dataset import SampleKey
 from pretrain.data.images import UndecodableImageError, decode_image
 
 
@@ -48,6 +51,16 @@ class CocoInstances(CocoDataset):
     def sample_name(self, index: int) -> str:
         """The path of image ``index``."""
         return self.get_data_info(index)["img_path"]
+
+    def __getitem__(self, key: SampleKey | int) -> dict:
+        """A sample; of a :class:`~pretrain.data.dataset.SampleKey` a function of the key alone, whichever worker asks."""
+        if not isinstance(key, SampleKey):
+            return super().__getitem__(key)
+        seeds = np.random.SeedSequence(key).generate_state(3)  # mmdet's transforms draw from the global generators
+        np.random.seed(seeds[0])
+        random.seed(int(seeds[1]))
+        torch.default_generator.manual_seed(int(seeds[2]))
+        return super().__getitem__(key.index)
 
     def prepare_data(self, idx: int) -> dict | None:
         """One sample, or None for an undecodable training image (the caller then draws another)."""

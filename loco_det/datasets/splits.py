@@ -13,13 +13,16 @@ Split i of a protocol has the seed ``S + i``, with ``S = 0`` by default: see :fu
 from __future__ import annotations
 
 import hashlib
+import json
 import operator
 import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from pretrain.work_dir import write_json
 
-__all__ = ["image_ids_sha256", "select_image_ids", "split_seed", "write_split"]
+__all__ = ["image_ids_sha256", "select_image_ids", "split_seed", "write_split", "write_splits"]
 
 
 def split_seed(split: int, base_seed: int = 0) -> int:
@@ -90,9 +93,57 @@ def write_split(path: str | os.PathLike[str], image_ids: Iterable[int], seed: in
         TypeError: If an id or the seed is not an integer.
         ValueError: If ids repeat.
     """
+    write_json(path, _record(image_ids, seed))
+
+
+def write_splits(
+    out_dir: str | os.PathLike[str], image_ids: Iterable[int], size: int, num_splits: int, base_seed: int = 0
+) -> list[Path]:
+    """Write ``split_0.json`` … into a folder, as :func:`write_split` does. A split that is there already stays.
+
+    Args:
+        out_dir: Folder to write to; made where it lacks.
+        image_ids: Ids of all images, distinct, in any order.
+        size: Number of images of each split.
+        num_splits: Number of splits, at least 1.
+        base_seed: Seed of split 0; split i has the seed ``base_seed + i``.
+
+    Returns:
+        The files.
+
+    Raises:
+        TypeError: If an id is not an integer.
+        ValueError: If ids repeat, there are fewer than ``size``, or a file of this name has other content. Nothing is
+            written then.
+    """
+    if num_splits < 1:
+        raise ValueError(f"the number of splits must be at least 1, got {num_splits}")
     ids = _distinct_sorted(image_ids)
-    record = {"seed": operator.index(seed), "sha256": image_ids_sha256(ids), "image_ids": ids}
-    write_json(path, record)
+    if size > len(ids):
+        raise ValueError(f"splits of {size} images are asked for, but there are only {len(ids)} images; "
+                         "ask for smaller ones")
+    seeds = {Path(out_dir) / f"split_{split}.json": split_seed(split, base_seed) for split in range(num_splits)}
+    records = {file: _record(select_image_ids(ids, size, seed), seed) for file, seed in seeds.items()}
+    existing = [file for file in records if file.exists()]
+    for file in existing:
+        if not _holds(file, records[file]):
+            raise ValueError(f"{file} exists with other content: another size, seed or data set; choose another --out or "
+                             "delete it")
+    for file in records.keys() - set(existing):
+        write_json(file, records[file])
+    return list(records)
+
+
+def _record(image_ids: Iterable[int], seed: int) -> dict[str, Any]:
+    ids = _distinct_sorted(image_ids)
+    return {"seed": operator.index(seed), "sha256": image_ids_sha256(ids), "image_ids": ids}
+
+
+def _holds(file: Path, record: dict[str, Any]) -> bool:
+    try:
+        return json.loads(file.read_bytes()) == record
+    except ValueError:  # not ours, or damaged
+        return False
 
 
 def _distinct_sorted(image_ids: Iterable[int]) -> list[int]:

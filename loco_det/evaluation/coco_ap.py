@@ -1,57 +1,114 @@
-"""Box and mask AP as COCO defines them, unrounded, in points."""
+"""Box and mask AP as COCO defines them, unrounded, in points, and predictions in COCO's result format.
+
+Two libraries compute it. faster-coco-eval, in C++, is the default where it is installed: its precisions are those of
+pycocotools to the last bits, on crowds, ties in score, more than 100 detections of an image, areas on a boundary and images
+without objects or detections (``tests/loco_det/test_coco_ap.py``). They differ in one thing, which is refused here:
+pycocotools breaks off at a segmentation that is none, faster-coco-eval takes it for an empty mask.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import importlib.util
 import math
 import sys
-import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS as METRIC_REGISTRY
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from loco_det.evaluation.results import METRICS, TASKS
+from pretrain.work_dir import write_json
+
+FASTER, REFERENCE = "faster_coco_eval", "pycocotools"
+BACKENDS = ("auto", FASTER, REFERENCE)
 
 
 def coco_ap(
-    ground_truth: COCO, detections: list[dict[str, Any]], iou_type: str
+    ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou_type: str, backend: str = "auto"
 ) -> dict[str, float]:
     """AP of detections in COCO's result format.
 
+    Annotations are told apart by their position: their ids may repeat, and may be 0, which both libraries take for "not
+    matched" and count as an error of the detector.
+
     Args:
-        ground_truth: the annotations.
+        ground_truth: content of an annotation file; it is not changed.
         detections: ``{"image_id", "category_id", "score", "bbox" | "segmentation"}`` each; may be empty.
         iou_type: ``"bbox"`` or ``"segm"``.
+        backend: one of ``BACKENDS``; ``"auto"`` is faster-coco-eval where it is installed, otherwise pycocotools.
 
     Returns:
         ``METRICS`` -> points, 0 to 100; NaN where no object of that size exists.
+
+    Raises:
+        ValueError: the backend is unknown or not installed, a mask of the ground truth is none, a score is not finite, or a
+            detection is of an unknown image.
     """
+    coco_class, evaluation_class = _library(backend)
     if iou_type == "segm":
-        # with boxes in the results pycocotools sorts objects into small, medium and large by the box's area
-        detections = [{key: value for key, value in d.items() if key != "bbox"} for d in detections]
+        check_masks(ground_truth)
+    _check_detections(ground_truth, detections)
+    annotations = [{**annotation, "id": i} for i, annotation in enumerate(ground_truth["annotations"], 1)]
+    # with boxes in the results both libraries sort objects into small, medium and large by the box's area
+    unwanted = "bbox" if iou_type == "segm" else "segmentation"
+    results = [{key: value for key, value in detection.items() if key != unwanted} for detection in detections]
     with contextlib.redirect_stdout(sys.stderr):
-        evaluation = COCOeval(ground_truth, _as_results(ground_truth, detections), iou_type)
+        truth = _indexed(coco_class, ground_truth, annotations)
+        # pycocotools' loadRes refuses an empty list
+        found = truth.loadRes(results) if results else _indexed(coco_class, ground_truth, [])
+        evaluation = evaluation_class(truth, found, iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return {
         name: 100 * float(value) if value > -1 else math.nan
-        for name, value in zip(METRICS, evaluation.stats[:6], strict=True)
+        for name, value in zip(METRICS, evaluation.stats[: len(METRICS)], strict=True)
     }
 
 
-def _as_results(ground_truth: COCO, detections: list[dict[str, Any]]) -> COCO:
-    if detections:
-        return ground_truth.loadRes(detections)
-    empty = COCO()  # loadRes refuses an empty list
-    empty.dataset = {**ground_truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
+def coco_results(predictions: Iterable[Mapping[str, Any]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Predictions in COCO's result format.
+
+    Args:
+        predictions: of an image each: ``img_id``, ``bboxes (n, 4)`` as x1, y1, x2, y2, ``scores (n,)``, ``labels (n,)`` and
+            ``masks``, n compressed RLEs.
+        category_ids: of the labels.
+
+    Returns:
+        ``{"image_id", "category_id", "bbox": [x, y, width, height], "score", "segmentation": {"size", "counts"}}`` each,
+        plain data.
+    """
+    return [
+        {
+            "image_id": prediction["img_id"],
+            "category_id": category_ids[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+            "segmentation": {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()},
+        }
+        for prediction in predictions
+        for (x1, y1, x2, y2), score, label, mask in zip(
+            prediction["bboxes"].tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), prediction["masks"],
+            strict=True,
+        )
+    ]
+
+
+def check_masks(ground_truth: Mapping[str, Any]) -> None:
+    """Checks that every annotation has polygons or an RLE.
+
+    Raises:
+        ValueError: one has not.
+    """
+    for annotation in ground_truth["annotations"]:
+        mask = annotation.get("segmentation")
+        first = mask[0] if isinstance(mask, list) and mask else None
+        if not isinstance(mask, dict) and not (isinstance(first, list) and len(first) >= 6):
+            raise ValueError(f"annotation {annotation['id']} has the segmentation {str(mask)[:60]}; a list of polygons of "
+                             "at least three points or an RLE is needed (tools/prepare_data.py check coco finds all such)")
 
 
 @METRIC_REGISTRY.register_module()
@@ -59,22 +116,74 @@ class CocoAP(CocoMetric):
     """mmdet's COCO metric with :func:`coco_ap` at its end: unrounded, and 0 instead of an error without detections.
 
     Reports ``bbox_AP`` ... ``segm_APl``.
+
+    Args:
+        ann_file: the annotations; their masks are checked here, before anything is trained.
+        backend: see :func:`coco_ap`.
+        dump: file to write the predictions to, in COCO's result format; its boxes must be left out for pycocotools to take
+            the sizes of masks from the masks, as :func:`coco_ap` does.
+
+    Raises:
+        ValueError: as :func:`coco_ap` of backend and annotations; or images of the annotations have not been evaluated.
     """
 
     default_prefix = None
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(metric=list(TASKS), **kwargs)
+    def __init__(self, ann_file: str, backend: str = "auto", dump: str | None = None) -> None:
+        super().__init__(ann_file, metric=list(TASKS))
+        _library(backend)
+        self._ground_truth: dict[str, Any] = self._coco_api.dataset
+        check_masks(self._ground_truth)
+        self._backend = backend
+        self._dump = dump
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """See :class:`mmdet.evaluation.CocoMetric`."""
-        self.cat_ids = [category["id"] for category in self._coco_api.dataset["categories"]]
         predictions = [prediction for _, prediction in results]
-        metrics = {}
-        with tempfile.TemporaryDirectory() as folder:
-            files = self.results2json(predictions, f"{folder}/results")
-            for iou_type in TASKS:
-                with open(files[iou_type]) as file:
-                    ap = coco_ap(self._coco_api, json.load(file), iou_type)
-                metrics |= {f"{iou_type}_{name}": np.float64(value) for name, value in ap.items()}
-        return metrics
+        lacking = {image["id"] for image in self._ground_truth["images"]} - {p["img_id"] for p in predictions}
+        if lacking:
+            raise ValueError(f"{len(lacking)} of {len(self._ground_truth['images'])} images have not been evaluated, "
+                             f"{min(lacking)} for one; their objects would count as missed")
+        detections = coco_results(predictions, [category["id"] for category in self._ground_truth["categories"]])
+        if self._dump is not None:
+            write_json(self._dump, detections)
+        return {
+            f"{task}_{name}": np.float64(value)
+            for task in TASKS
+            for name, value in coco_ap(self._ground_truth, detections, task, self._backend).items()
+        }
+
+
+def _library(backend: str) -> tuple[type, type]:
+    """The library's classes of annotations and of their evaluation, which have the same interface in both."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
+    installed = importlib.util.find_spec(FASTER) is not None
+    if backend == FASTER and not installed:
+        raise ValueError(f"backend {FASTER!r} is not installed; pip install faster-coco-eval, or take 'pycocotools'")
+    if backend == REFERENCE or not installed:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    else:
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+    return COCO, COCOeval
+
+
+def _indexed(coco_class: type, ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> Any:
+    """The library's object of the ground truth with other annotations; both write into annotations, so these are copies."""
+    coco = coco_class()
+    coco.dataset = {"info": {}, **ground_truth, "annotations": annotations}  # loadRes wants an "info"
+    coco.createIndex()
+    return coco
+
+
+def _check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> None:
+    known = {image["id"] for image in ground_truth["images"]}
+    for detection in detections:
+        if detection["image_id"] not in known:
+            raise ValueError(f"a detection is of image {detection['image_id']}, which the annotations do not list; they "
+                             "must be of the same images")
+        if not math.isfinite(detection["score"]):
+            raise ValueError(f"a detection of image {detection['image_id']} has the score {detection['score']}; scores must "
+                             "be finite")

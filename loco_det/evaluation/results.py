@@ -1,8 +1,9 @@
 """What one pretrained backbone scored on one data set, over several splits: ``results.json``.
 
 A detection experiment writes the file after every split, so that it can resume, and the report
-reads it. Precisions are in points, 0 to 100. ``null`` stands where COCO's evaluation has no value
-because the data hold no object of that size (pycocotools says -1), and is left out of every mean.
+reads it. Precisions are in points, 0 to 100. ``null`` stands where an evaluation has no value
+because the data hold no such object (pycocotools says -1, cityscapesscripts NaN), and is left out
+of every mean. Nothing in the file depends on when or how fast a split was run.
 
 This module needs the standard library only: reading results must not wait for torch.
 """
@@ -22,6 +23,8 @@ from pretrain.work_dir import write_text
 
 __all__ = [
     "METRICS",
+    "OFFICIAL",
+    "OFFICIAL_METRICS",
     "RESULTS_FILE",
     "TASKS",
     "MeanStd",
@@ -33,9 +36,11 @@ __all__ = [
 ]
 
 RESULTS_FILE = "results.json"
-SCHEMA = 1
+SCHEMA = 2
 TASKS = ("bbox", "segm")
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # COCO's, of each task
+OFFICIAL = "official"  # the data set's own evaluation of masks beside COCO's: cityscapesscripts'
+OFFICIAL_METRICS = ("AP", "AP50")
 
 
 class ResultsError(ValueError):
@@ -76,17 +81,22 @@ class PretrainedBackbone:
         path: Where it was read.
         sha256: Hash of the file.
         rule: The learning rule it was trained with, if known.
-        encoder: The encoder it holds, if known.
+        epochs: For how many epochs, if known.
+
+    Raises:
+        ValueError: If a field has an impossible value.
     """
 
     path: str
     sha256: str
     rule: str | None = None
-    encoder: str | None = None
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         _check_text(self, "path", "sha256")
-        _check_text(self, "rule", "encoder", optional=True)
+        _check_text(self, "rule", optional=True)
+        if self.epochs is not None:
+            _check_integer("epochs", self.epochs, 0)
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,12 @@ class SplitResult:
     Attributes:
         bbox: Box precision: exactly the keys of :data:`METRICS`, in points 0 to 100 or None.
         segm: Mask precision, likewise.
+        official: What the data set's own evaluation says of the masks: exactly the keys of
+            :data:`OFFICIAL_METRICS`, in points 0 to 100 or None; None where the set has no other
+            evaluation than COCO's.
         num_train_images: How many images the detector was trained on.
         image_ids_sha256: Hash of the list of their ids, None where they have none.
         seed: Seed of the split and of its training.
-        seconds: Wall-clock time of training and evaluation.
 
     Raises:
         ValueError: If a key lacks or is unknown, or a value is out of range or not finite.
@@ -107,18 +119,20 @@ class SplitResult:
 
     bbox: Mapping[str, float | None]
     segm: Mapping[str, float | None]
+    official: Mapping[str, float | None] | None
     num_train_images: int
     image_ids_sha256: str | None
     seed: int
-    seconds: float
 
     def __post_init__(self) -> None:
         for task in TASKS:
-            object.__setattr__(self, task, _check_points(task, getattr(self, task)))
+            object.__setattr__(self, task, _check_points(task, getattr(self, task), METRICS))
+        if self.official is not None:
+            official = _check_points(OFFICIAL, self.official, OFFICIAL_METRICS)
+            object.__setattr__(self, OFFICIAL, official)
         _check_text(self, "image_ids_sha256", optional=True)
         _check_integer("num_train_images", self.num_train_images, 1)
         _check_integer("seed", self.seed)
-        object.__setattr__(self, "seconds", _check_number("seconds", self.seconds))
 
 
 @dataclass
@@ -128,6 +142,7 @@ class RunResults:
     Attributes:
         method: Name of the pretraining: random, supervised, simclr, gim, loco or any other.
         dataset: Name of the data set and protocol: coco, cityscapes, coco10k, coco1k or any other.
+        encoder: Registered name of the encoder: resnet50, shufflenet_v2_50, presnet50 or any other.
         config: Path of the detector's configuration.
         config_sha256: Hash of the resolved configuration.
         pretrained: The checkpoint of the backbone; None for random initialisation.
@@ -141,6 +156,7 @@ class RunResults:
 
     method: str
     dataset: str
+    encoder: str
     config: str
     config_sha256: str
     pretrained: PretrainedBackbone | None
@@ -153,7 +169,7 @@ class RunResults:
 
     def validate(self) -> None:
         """Raise ``ValueError`` if a field has an impossible value."""
-        _check_text(self, "method", "dataset", "config", "config_sha256")
+        _check_text(self, "method", "dataset", "encoder", "config", "config_sha256")
         requested = self.requested_splits
         for split in requested:
             _check_integer("requested_splits", split, 0)
@@ -164,25 +180,48 @@ class RunResults:
             raise ValueError(f"splits {foreign} have results but are not in requested_splits")
 
     @property
+    def pretraining_epochs(self) -> int | None:
+        """For how many epochs the backbone was pretrained; None where it was not, or if unknown."""
+        return None if self.pretrained is None else self.pretrained.epochs
+
+    @property
+    def has_official(self) -> bool:
+        """Whether the data set has an evaluation of its own beside COCO's."""
+        return any(split.official is not None for split in self.splits.values())
+
+    @property
     def complete(self) -> bool:
         """Whether every requested split is finished."""
         return len(self.splits) == len(self.requested_splits)
 
     def mean_std(self, task: str, metric: str = "AP") -> MeanStd:
         """Mean and deviation of a task's metric over the finished splits, in points."""
-        return mean_std(getattr(split, task)[metric] for split in self.splits.values())
+        return mean_std(self.precisions(task, metric))
+
+    def precisions(self, task: str, metric: str = "AP") -> list[float | None]:
+        """What the finished splits scored, in points.
+
+        Args:
+            task: One of :data:`TASKS`, or :data:`OFFICIAL`.
+            metric: One of :data:`METRICS`, or of :data:`OFFICIAL_METRICS`.
+        """
+        return [(getattr(split, task) or {}).get(metric) for split in self.splits.values()]
 
     def summary(self) -> dict[str, Any]:
         """Mean and deviation of every metric, and the number of finished splits.
 
         Returns:
-            ``{"bbox": {"AP": {"mean": …, "std": …}, …}, "segm": {…}, "splits": n}``.
+            ``{"bbox": {"AP": {"mean": …, "std": …}, …}, "segm": {…}, "splits": n}``, and
+            ``"official"`` where the data set has an evaluation of its own.
         """
-        tasks = {
-            task: {metric: self.mean_std(task, metric)._asdict() for metric in METRICS}
-            for task in TASKS
+        metrics = dict.fromkeys(TASKS, METRICS)
+        if self.has_official:
+            metrics[OFFICIAL] = OFFICIAL_METRICS
+        averages = {
+            task: {name: self.mean_std(task, name)._asdict() for name in names}
+            for task, names in metrics.items()
         }
-        return {**tasks, "splits": len(self.splits)}
+        return {**averages, "splits": len(self.splits)}
 
     def to_json(self) -> str:
         """The text of ``results.json``: standard JSON, splits ascending, with the summary.
@@ -195,6 +234,7 @@ class RunResults:
             "schema": SCHEMA,
             "method": self.method,
             "dataset": self.dataset,
+            "encoder": self.encoder,
             "config": self.config,
             "config_sha256": self.config_sha256,
             "pretrained": None if self.pretrained is None else asdict(self.pretrained),
@@ -212,7 +252,13 @@ class RunResults:
             ValueError: If the text is not standard JSON or not such a record; says what is wrong.
         """
         record = _object(json.loads(text, parse_constant=_refuse_constant), "the file")
-        if record.pop("schema", None) != SCHEMA:
+        schema = record.pop("schema", None)
+        if schema == 1:
+            raise ValueError(
+                "it is of schema 1, from before encoder and pretraining epochs were recorded: "
+                "delete it or use another --work-dir"
+            )
+        if schema != SCHEMA:
             raise ValueError(f'it has no "schema": {SCHEMA}')
         record.pop("summary", None)
         pretrained = record.get("pretrained")
@@ -272,28 +318,27 @@ def _check_integer(name: str, value: Any, least: float = -math.inf) -> None:
         raise ValueError(f"{name} must be an integer{bound}, got {value!r}")
 
 
-def _check_number(name: str, value: Any, most: float = math.inf) -> float:
-    """A finite number from 0 to ``most`` as a plain float; NumPy's scalars are numbers too."""
+def _check_points(task: str, values: Any, names: tuple[str, ...]) -> dict[str, float | None]:
+    """A copy of a task's metrics in the order of ``names``, all there and all in 0 to 100."""
+    if not isinstance(values, Mapping) or set(values) != set(names):
+        raise ValueError(f"{task} must have exactly the keys {', '.join(names)}")
+    return {
+        name: None if values[name] is None else _check_precision(f"{task} {name}", values[name])
+        for name in names
+    }
+
+
+def _check_precision(name: str, value: Any) -> float:
+    """A finite number of points as a plain float; NumPy's scalars are numbers too."""
     try:
         number = math.nan if isinstance(value, str | bool) else float(value)
     except (TypeError, OverflowError):
         number = math.nan
-    if not math.isfinite(number) or not 0 <= number <= most:
-        bound = "" if most == math.inf else f" to {most:g}"
-        raise ValueError(f"{name} must be a finite number from 0{bound}, got {value!r}")
+    if not math.isfinite(number) or not 0 <= number <= 100:
+        raise ValueError(
+            f"{name} must be a finite number from 0 to 100, or null where undefined, got {value!r}"
+        )
     return number
-
-
-def _check_points(task: str, values: Any) -> dict[str, float | None]:
-    """A copy of a task's metrics in the order of ``METRICS``, all there and all in 0 to 100."""
-    if not isinstance(values, Mapping) or set(values) != set(METRICS):
-        raise ValueError(f"{task} must have exactly the keys {', '.join(METRICS)}")
-    return {
-        name: None
-        if values[name] is None
-        else _check_number(f"{task} {name} (null where undefined)", values[name], 100)
-        for name in METRICS
-    }
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

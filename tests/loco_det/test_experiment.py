@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 
 import pytest
@@ -11,12 +12,23 @@ import torch
 
 from loco_det.datasets.splits import image_ids_sha256, select_image_ids
 from loco_det.evaluation.results import RunResults
-from pretrain.checkpoints import FORMAT
+from pretrain.checkpoints import FORMAT, load_checkpoint
 from pretrain.encoders import build_encoder
-from tests.conftest import assert_one_line_error
+from tests.conftest import ROOT, assert_one_line_error
+from tests.pretrain.fault_hook import fault
 
 RANDOM, LOCO = "configs/mask_rcnn_random_demo.py", "configs/mask_rcnn_loco_demo.py"
-SMALL = ["protocol.split_size=8", "train_cfg.max_iters=2", "default_hooks.checkpoint.interval=2"]
+SMALL = ["protocol.split_size=8", "train_cfg.max_iters=2"]
+
+FINE_TUNED = f"""
+_base_ = ["{ROOT}/{RANDOM}"]
+custom_imports = dict(imports=["loco_det.register", "tests.pretrain.fault_hook"])
+custom_hooks = [dict(type="FaultHook")]
+protocol = dict(split_size=8)
+train_cfg = dict(max_iters=6)
+default_hooks = dict(checkpoint=dict(interval_iters=2), logger=dict(interval=1))
+model = dict(backbone=dict(frozen_stages=1, norm_eval=False, sync_bn=True, cache_mib=0))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +46,6 @@ def finished(tmp_path_factory, synthetic_root, backbone):
     """Splits 1 and 3 of a pretrained run, in a work directory of their own; returns (work_dir, process)."""
     import subprocess
     import sys
-
-    from tests.conftest import ROOT
 
     work_dir = tmp_path_factory.mktemp("det") / "loco"
     command = [sys.executable, "tools/train_det.py", LOCO, "--data-root", synthetic_root, "--pretrained", backbone,
@@ -55,7 +65,7 @@ def test_results_hold_the_splits_that_ran(finished, synthetic_root, backbone):
     assert results.requested_splits == [0, 1, 2, 3, 4]
     assert list(results.splits) == [1, 3]
     pretrained = results.pretrained
-    assert (pretrained.rule, pretrained.encoder, pretrained.path) == ("loco", "resnet18", str(backbone))
+    assert (pretrained.rule, pretrained.path, results.encoder) == ("loco", str(backbone), "resnet18")
     content = json.loads((synthetic_root / "annotations" / "instances_train2017.json").read_text())
     for index, split in results.splits.items():
         ids = select_image_ids([image["id"] for image in content["images"]], 8, seed=index)
@@ -67,11 +77,11 @@ def test_results_hold_the_splits_that_ran(finished, synthetic_root, backbone):
 @pytest.mark.slow
 def test_frozen_backbone_is_bit_identical_after_training(finished, backbone):
     """Parameters and buffers of the checkpoint's backbone equal the exported file's; the heads moved."""
-    trained = torch.load(finished[0] / "split_1" / "iter_2.pth", weights_only=False)["state_dict"]
+    trained = load_checkpoint(finished[0] / "split_1" / "epoch_1.pth")["state_dict"]
     exported = torch.load(backbone, weights_only=True)["state_dict"]
     for key, value in exported.items():
         assert torch.equal(trained[f"backbone.encoder.{key}"], value), key
-    other = torch.load(finished[0] / "split_3" / "iter_2.pth", weights_only=False)["state_dict"]
+    other = load_checkpoint(finished[0] / "split_3" / "epoch_1.pth")["state_dict"]
     assert not torch.equal(trained["neck.lateral_convs.0.bn.running_mean"], other["neck.lateral_convs.0.bn.running_mean"])
 
 
@@ -90,21 +100,84 @@ def test_finished_splits_are_not_run_again(finished, synthetic_root, backbone, r
 
 
 @pytest.mark.slow
-def test_a_begun_split_is_continued(synthetic_root, tmp_path, run_tool):
-    """With --resume, a split cut off after iteration 2 of 4 goes on from there and ends with a result."""
+def test_a_killed_experiment_goes_on_where_it_was(synthetic_root, tmp_path, run_tool):
+    """Five fine-tuned splits, killed -9 in the fourth between two checkpoints, end with the undisturbed run's results."""
+    config = tmp_path / "config.py"
+    config.write_text(FINE_TUNED)
+    arguments = [config, "--data-root", synthetic_root, "--resume"]
+    whole = run_tool("train_det", *arguments, "--work-dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    cut = [*arguments, "--work-dir", tmp_path / "cut"]
+    assert run_tool("train_det", *cut, "--splits", 0, 1, 2).returncode == 0
+    killed = run_tool("train_det", *cut, env=fault("after_train_iter", 5, signal.SIGKILL))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list(RunResults.read(tmp_path / "cut" / "results.json").splits) == [0, 1, 2]
+    resumed = run_tool("train_det", *cut)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed epoch: 0, iter: 4" in resumed.stderr  # of 6, in split 3
+    assert "Iter(train) [1/6]" in resumed.stderr and "Iter(train) [5/6]" in resumed.stderr  # split 4, split 3
+    assert (tmp_path / "cut" / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    for split in range(5):
+        expected, found = (load_checkpoint(tmp_path / run / f"split_{split}" / "epoch_1.pth") for run in ("whole", "cut"))
+        for key, value in expected["state_dict"].items():
+            assert torch.equal(found["state_dict"][key], value), (split, key)
+
+
+@pytest.mark.slow
+def test_a_trained_split_without_result_is_only_evaluated(finished, synthetic_root, backbone, tmp_path, run_tool):
+    """With --resume; without it, the split begins anew, and its old checkpoint goes first."""
     work_dir = tmp_path / "w"
-    arguments = ["train_det", RANDOM, "--data-root", synthetic_root, "--work-dir", work_dir, "--splits", 0, "--resume",
-                 "--cfg-options", *SMALL, "train_cfg.max_iters=4", "default_hooks.checkpoint.max_keep_ckpts=2"]
-    assert run_tool(*arguments).returncode == 0
-    split = work_dir / "split_0"
-    (split / "result.json").unlink()
-    (split / "iter_4.pth").unlink()
-    (split / "last_checkpoint").write_text(str(split / "iter_2.pth"))
-    again = run_tool(*arguments)
-    assert again.returncode == 0, again.stderr
-    assert "resumed epoch: 0, iter: 2" in again.stderr
-    assert (split / "iter_4.pth").exists()
-    assert list(RunResults.read(work_dir / "results.json").splits) == [0]
+    shutil.copytree(finished[0], work_dir)
+    result = work_dir / "split_1" / "result.json"
+    expected = result.read_text()
+    arguments = ["train_det", LOCO, "--data-root", synthetic_root, "--pretrained", backbone, "--work-dir", work_dir,
+                 "--splits", 1]
+    for options, trains in ((["--resume"], False), ([], True)):
+        result.unlink()
+        again = run_tool(*arguments, *options, "--cfg-options", *SMALL, "default_hooks.logger.interval=1")
+        assert again.returncode == 0, again.stderr
+        assert ("Iter(train)" in again.stderr) == trains
+        assert result.read_text() == expected
+
+
+@pytest.mark.slow
+def test_a_failing_run_does_not_lose_the_others(synthetic_root, backbone, tmp_path, run_tool):
+    """Two configs; in split 0 an image has another size than annotated. Splits 1 of both have results, the error is told."""
+    root = tmp_path / "set"
+    shutil.copytree(synthetic_root, root)
+    ann_file = root / "annotations" / "instances_train2017.json"
+    content = json.loads(ann_file.read_text())
+    ids = [image["id"] for image in content["images"]]
+    only_in_0 = next(i for i in select_image_ids(ids, 8, seed=0) if i not in select_image_ids(ids, 8, seed=1))
+    next(image for image in content["images"] if image["id"] == only_in_0)["width"] += 1
+    ann_file.write_text(json.dumps(content))
+    shutil.copy(backbone, tmp_path / "loco.pth")
+    configs = [tmp_path / "random.py", tmp_path / "loco.py"]
+    configs[0].write_text(f'_base_ = ["{ROOT}/{RANDOM}"]')
+    configs[1].write_text(f'_base_ = ["{ROOT}/{LOCO}"]\npretrained = dict(checkpoint="{backbone}")')
+    finished = run_tool("train_det", *configs, "--data-root", root, "--work-dir", tmp_path / "w", "--splits", 0, 1,
+                        "--cfg-options", *SMALL)
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("error: 2 of 4 runs failed: random, split 0: ")
+    assert "annotated as" in last and "; loco, split 0" in last
+    for name in ("random", "loco"):
+        assert list(RunResults.read(tmp_path / "w" / name / "results.json").splits) == [1]
+        assert "Traceback" in (tmp_path / "w" / name / "split_0" / "error.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_signal_stops_and_saves(synthetic_root, tmp_path, run_tool):
+    """SIGTERM as SLURM sends it: a checkpoint after the current iteration, exit code 143, no further split is begun."""
+    config = tmp_path / "config.py"
+    config.write_text(FINE_TUNED)
+    stopped = run_tool("train_det", config, "--data-root", synthetic_root, "--work-dir", tmp_path / "w",
+                       env=fault("before_train_iter", 3, signal.SIGTERM))
+    assert stopped.returncode == 143, stopped.stderr
+    assert "stopped by SIGTERM after iteration 3 of 6" in stopped.stderr
+    assert (tmp_path / "w" / "split_0" / "epoch_0_iter_3.pth").exists()
+    assert not list((tmp_path / "w").glob("split_1/*.pth"))
 
 
 @pytest.mark.slow

@@ -26,9 +26,9 @@ def test_each_image_is_computed_once():
         found = cache.forward(compute, x[rows], b"w")
         for a, b in zip(found, counting([])(x[rows]), strict=True):
             assert torch.equal(a, b)
-    assert calls == [2, 1, 1]
+    assert calls == [1, 1, 1, 1]  # each alone: its last bits do not depend on its batch
     cache.forward(compute, x[:1], b"other weights")
-    assert calls == [2, 1, 1, 1]
+    assert calls == [1, 1, 1, 1, 1]
 
 
 def test_equal_bytes_of_another_shape_are_another_image():
@@ -61,7 +61,7 @@ def test_backbone_features_are_the_same_with_and_without_cache():
         plain.load_state_dict(weights)
         for _ in range(2):
             for a, b in zip(cached(x), plain(x), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
                 assert not a.requires_grad
 
 

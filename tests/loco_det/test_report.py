@@ -13,34 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from loco_det.evaluation.results import METRICS, ResultsError, RunResults, SplitResult
-from loco_det.report import ap_report, ap_table_rows, find_results, table_warnings
+from loco_det.evaluation.results import ResultsError, RunResults
+from loco_det.report import ap_report, ap_table_rows, find_results
+from tests.loco_det.detection_runs import make_run, write_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def make_run(
-    method: str,
-    bbox: list[float | None],
-    segm: list[float | None] | None = None,
-    dataset: str = "coco10k",
-    requested: int | None = None,
-    images: str = "images",
-) -> RunResults:
-    """A run whose split i has box AP ``bbox[i]`` and mask AP ``segm[i]`` (by default the same)."""
-    splits = {
-        i: SplitResult(
-            bbox=dict.fromkeys(METRICS, 50.0) | {"AP": box},
-            segm=dict.fromkeys(METRICS, 50.0) | {"AP": mask},
-            num_train_images=10,
-            image_ids_sha256=f"{images} {i}",
-            seed=i,
-            seconds=1.0,
-        )
-        for i, (box, mask) in enumerate(zip(bbox, segm or bbox, strict=True))
-    }
-    wanted = list(range(len(bbox) if requested is None else requested))
-    return RunResults(method, dataset, "configs/x.py", "0" * 64, None, wanted, splits)
 
 
 def paper_runs() -> list[RunResults]:
@@ -56,13 +33,6 @@ def paper_runs() -> list[RunResults]:
         make_run("loco", [11.7, 11.7], [11.8, 11.8], "coco1k"),
         make_run("simclr", [11.3, 11.3], [11.4, 11.4], "coco1k"),
     ]
-
-
-def write_runs(folder: Path, runs: list[RunResults]) -> Path:
-    """Write each run into a work directory of its own below the folder."""
-    for run in runs:
-        run.write(folder / f"{run.method}_{run.dataset}" / "results.json")
-    return folder
 
 
 def run_tool(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -85,8 +55,8 @@ def test_markdown(tmp_path: Path) -> None:
     assert report.text.splitlines() == [
         header,
         "| --- | --- | --- | --- | --- |",
-        "| random | 23.5 ± 0.0 (-2.1) | 22.0 ± 0.0 (-1.9) | – | – |",
-        "| supervised | 26.0 ± 0.0 (+0.4) | 23.8 ± 0.0 (-0.1) | – | – |",
+        "| random | 23.5 ± 0.0 | 22.0 ± 0.0 | – | – |",
+        "| supervised | 26.0 ± 0.0 | 23.8 ± 0.0 | – | – |",
         "| simclr | 25.6 ± 0.0 | 23.9 ± 0.1 | 11.3 ± 0.0 | 11.4 ± 0.0 |",
         "| gim | 22.6 ± 0.1 (-3.0) | 20.8 ± 0.0 (-3.1) | – | – |",
         f"{loco} 11.8 ± 0.0 (+0.4) |",
@@ -123,8 +93,10 @@ def test_rows_hold_unrounded_numbers() -> None:
     base, gim = ap_table_rows(runs)["rows"]
     assert list(gim) == [
         "method",
+        "encoder",
+        "pretraining_epochs",
         "dataset",
-        *(f"{task}_{part}" for task in ("bbox", "segm") for part in ("mean", "std", "delta")),
+        *(f"{task}_{part}" for task in ("bbox", "segm", "official") for part in ("mean", "std", "delta")),
         "splits",
         "requested_splits",
     ]
@@ -142,17 +114,17 @@ def test_no_negative_zero(tmp_path: Path) -> None:
 
 
 def test_incomplete_run_is_marked(tmp_path: Path) -> None:
-    """Fewer finished splits than requested are told in the cells, the rows and a warning."""
+    """Fewer splits than requested are told in cells, rows and a warning; averages over different splits are not compared."""
     runs = [make_run("simclr", [25.0, 25.0]), make_run("gim", [22.0], requested=5)]
     runs += [make_run("loco", [], requested=5)]
     report = ap_report([write_runs(tmp_path, runs)])
-    cell = "22.0 (-3.0) (1/5 splits)"
+    cell = "22.0 (1/5 splits)"
     assert f"| gim | {cell} | {cell} |" in report.text
     assert "| loco | – (0/5 splits) | – (0/5 splits) |" in report.text
     assert "| simclr | 25.0 ± 0.0 | 25.0 ± 0.0 |" in report.text
     assert report.warnings == [
         "gim on coco10k is incomplete: 1 of 5 splits are finished",
-        "gim on coco10k is averaged over splits [0] but compared with simclr over [0, 1]",
+        "gim on coco10k is averaged over splits [0], but simclr over [0, 1]: no difference told between them",
         "loco on coco10k is incomplete: 0 of 5 splits are finished",
     ]
     rows = ap_table_rows(runs)["rows"]
@@ -165,35 +137,68 @@ def test_split_without_a_value_is_not_averaged_in_silence(tmp_path: Path) -> Non
     assert "| simclr | 20.0 (1/2 splits) | 10.0 (1/2 splits) |" in report.text
 
 
-def test_missing_baseline() -> None:
-    """Without the baseline there are no differences but a warning, for each data set."""
+def test_incomplete_runs_of_the_same_splits_are_compared(tmp_path: Path) -> None:
+    """While several runs go on side by side, what all have finished can be compared."""
+    runs = [make_run("simclr", [25.0, 26.0], requested=5), make_run("loco", [26.0, 28.0], requested=5)]
+    assert "| loco | 27.0 ± 1.4 (+1.5) (2/5 splits) |" in ap_report([write_runs(tmp_path, runs)]).text
+
+
+def test_encoder_and_epochs_are_named_where_they_differ(tmp_path: Path) -> None:
+    """Rows are told apart by what differs; differences are to the baseline of the same encoder and epochs."""
+    runs = [make_run("random", [10.0]), make_run("simclr", [20.0], epochs=100), make_run("loco", [21.0], epochs=100)]
+    assert ap_report([write_runs(tmp_path / "one", runs)]).text.startswith("| Method | COCO-10K AP^bb |")
+    runs += [make_run("simclr", [30.0], epochs=800), make_run("loco", [33.0], epochs=800)]
+    assert ap_report([write_runs(tmp_path / "epochs", runs)]).text.splitlines()[2:] == [
+        "| random | – | 10.0 | 10.0 |",
+        "| simclr | 100 | 20.0 | 20.0 |",
+        "| loco | 100 | 21.0 (+1.0) | 21.0 (+1.0) |",
+        "| simclr | 800 | 30.0 | 30.0 |",
+        "| loco | 800 | 33.0 (+3.0) | 33.0 (+3.0) |",
+    ]
+    runs += [make_run("loco", [44.0], encoder="presnet50", epochs=100), make_run("gim", [9.0])]
+    report = ap_report([write_runs(tmp_path / "both", runs)])
+    lines = report.text.splitlines()
+    assert lines[0] == "| Method | Encoder | Epochs | COCO-10K AP^bb | COCO-10K AP^mk |"
+    assert lines[-2:] == ["| gim | resnet50 | – | 9.0 | 9.0 |", "| loco | presnet50 | 100 | 44.0 | 44.0 |"]
+    assert report.warnings == [
+        "no run of the baseline simclr (resnet50, unknown epochs) on coco10k: no differences there",
+        "no run of the baseline simclr (presnet50, 100 epochs) on coco10k: no differences there",
+    ]
+
+
+def test_baseline_without_epochs(tmp_path: Path) -> None:
+    """Random initialisation is the baseline of every row of its encoder, however long that was pretrained."""
+    runs = [make_run("random", [10.0]), make_run("supervised", [20.0]), make_run("loco", [21.0], epochs=100)]
+    runs += [make_run("loco", [22.0], epochs=800), make_run("loco", [9.0], encoder="resnet18", epochs=800)]
+    rows = ap_table_rows(runs, "random")["rows"]
+    assert [row["bbox_delta"] for row in rows] == [None, 10.0, 11.0, 12.0, None]
+
+
+def test_official_precision_has_a_column(tmp_path: Path) -> None:
+    """Where a data set's own evaluation was run, its AP stands beside COCO's under its own name."""
     runs = [
-        make_run("loco", [26.0]),
-        make_run("simclr", [11.0], dataset="coco1k"),
+        make_run("simclr", [33.0], [28.0], "cityscapes", official=[27.0]),
+        make_run("loco", [33.5], [28.5], "cityscapes", official=[26.0]),
         make_run("loco", [12.0], dataset="coco1k"),
+        make_run("gim", [30.0], [25.0], "cityscapes"),
     ]
-    rows = {(row["method"], row["dataset"]): row for row in ap_table_rows(runs)["rows"]}
-    assert rows["loco", "coco10k"]["bbox_delta"] is None
-    assert rows["loco", "coco1k"]["bbox_delta"] == pytest.approx(1.0)
-    assert table_warnings(runs) == [
-        "no run of the baseline simclr on coco10k: no differences there"
-    ]
-    assert len(table_warnings(runs, baseline="none")) == 2
-
-
-def test_other_training_images_are_warned_of() -> None:
-    """Splits of the same number but with other images do not compare methods."""
-    runs = [make_run("simclr", [1.0, 1.0]), make_run("gim", [1.0, 1.0], images="other")]
-    assert table_warnings(runs) == [
-        "gim on coco10k was trained on other images than simclr in splits [0, 1]"
-    ]
+    text = ap_report([write_runs(tmp_path, runs)]).text
+    titles = ["Method", "Cityscapes AP^bb", "Cityscapes AP^mk", "Cityscapes AP (cityscapesscripts)"]
+    assert text.startswith(f"| {' | '.join(titles)} | COCO-1K AP^bb |")
+    assert "| loco | 33.5 (+0.5) | 28.5 (+0.5) | 26.0 (-1.0) | 12.0 | 12.0 |" in text
+    assert "| gim | 30.0 (-3.0) | 25.0 (-3.0) | – (0/1 splits) | – | – |" in text
+    latex = ap_report([tmp_path], fmt="latex").text
+    assert r"\multicolumn{3}{c}{Cityscapes}" in latex and r"AP$^{mk}$ & AP (cityscapesscripts) & AP$^{bb}$" in latex
+    gim, loco = ap_table_rows(runs)["rows"][1:3]
+    assert gim["official_mean"] is None and (loco["official_mean"], loco["official_delta"]) == (26.0, -1.0)
 
 
 def test_two_runs_of_one_cell(tmp_path: Path) -> None:
-    """The same method and data set twice: which to show is the user's decision."""
+    """The same row and data set twice: which to show is the user's decision."""
     for name in ("first", "second"):
         make_run("loco", [1.0]).write(tmp_path / name / "results.json")
-    expected = f"two runs of loco on coco10k: {tmp_path / 'first'} and {tmp_path / 'second'}"
+    folders = f"{tmp_path / 'first'} and {tmp_path / 'second'}"
+    expected = f"two runs of loco on coco10k: {folders}, both of resnet50, unknown epochs; leave one out"
     with pytest.raises(ValueError, match=re.escape(expected)):
         ap_report([tmp_path])
 

@@ -30,10 +30,10 @@ def split_result(bbox: float | None, segm: float | None, /, **changes: Any) -> S
     values = dict(
         bbox=points(bbox),
         segm=points(segm, small=None),
+        official=None,
         num_train_images=200,
         image_ids_sha256="ab" * 32,
         seed=0,
-        seconds=12.5,
     )
     return SplitResult(**(values | changes))
 
@@ -43,9 +43,10 @@ def run_results(**changes: Any) -> RunResults:
     values = dict(
         method="loco",
         dataset="coco10k",
+        encoder="resnet50",
         config="configs/mask_rcnn_loco_coco10k.py",
         config_sha256="cd" * 32,
-        pretrained=PretrainedBackbone("loco.pth", "ef" * 32, "loco", "resnet50"),
+        pretrained=PretrainedBackbone("loco.pth", "ef" * 32, "loco", 100),
         requested_splits=[0, 1, 2],
         splits={1: split_result(14.0, 12.0), 0: split_result(12.0, 9.0)},
     )
@@ -90,26 +91,27 @@ def test_schema() -> None:
     assert list(record["splits"]) == ["0", "1"]
     assert record["splits"].pop("1")["bbox"]["AP"] == 14.0
     assert record == {
-        "schema": 1,
+        "schema": 2,
         "method": "loco",
         "dataset": "coco10k",
+        "encoder": "resnet50",
         "config": "configs/mask_rcnn_loco_coco10k.py",
         "config_sha256": "cd" * 32,
         "pretrained": {
             "path": "loco.pth",
             "sha256": "ef" * 32,
             "rule": "loco",
-            "encoder": "resnet50",
+            "epochs": 100,
         },
         "requested_splits": [0, 1, 2],
         "splits": {
             "0": {
                 "bbox": points(12.0),
                 "segm": points(9.0, small=None),
+                "official": None,
                 "num_train_images": 200,
                 "image_ids_sha256": "ab" * 32,
                 "seed": 0,
-                "seconds": 12.5,
             }
         },
     }
@@ -118,6 +120,29 @@ def test_schema() -> None:
     assert summary["bbox"]["AP"] == {"mean": 13.0, "std": pytest.approx(math.sqrt(2))}
     assert summary["segm"]["AP"] == {"mean": 10.5, "std": pytest.approx(math.sqrt(4.5))}
     assert summary["segm"]["APs"] == {"mean": None, "std": None}
+
+
+def test_pretraining_epochs() -> None:
+    """A run knows for how long its backbone was pretrained; random initialisation never was."""
+    assert run_results().pretraining_epochs == 100
+    assert run_results(pretrained=None).pretraining_epochs is None
+    assert run_results(pretrained=PretrainedBackbone("x.pth", "ef" * 32)).pretraining_epochs is None
+    for epochs in (-1, 1.5, True, "100"):
+        with pytest.raises(ValueError, match="epochs must be an integer of at least 0"):
+            PretrainedBackbone("x.pth", "ef" * 32, "loco", epochs)
+
+
+def test_official_precision_is_averaged_beside_cocos() -> None:
+    """Where the data set has its own evaluation, its averages are there too; nowhere else."""
+    official = [{"AP": 20.0, "AP50": 40.0}, {"AP": 23.0, "AP50": None}]
+    splits = {i: split_result(1.0, 2.0, official=values) for i, values in enumerate(official)}
+    run = run_results(splits=splits)
+    assert run.has_official and not run_results().has_official
+    assert run.summary()["official"] == {
+        "AP": {"mean": 21.5, "std": pytest.approx(math.sqrt(4.5))},
+        "AP50": {"mean": 40.0, "std": None},
+    }
+    assert run_results().mean_std("official") == (None, None)
 
 
 def test_summary_of_one_and_of_no_split() -> None:
@@ -137,7 +162,9 @@ def test_summary_of_one_and_of_no_split() -> None:
         {"pretrained": None},
         {"pretrained": PretrainedBackbone("resnet50.pth", "ef" * 32)},
         {"splits": {}},
-        {"splits": {0: split_result(0.0, 100.0, image_ids_sha256=None, seed=-3, seconds=0)}},
+        {"splits": {0: split_result(0.0, 100.0, image_ids_sha256=None, seed=-3)}},
+        {"splits": {0: split_result(1.0, 2.0, official={"AP": 27.1, "AP50": None})}},
+        {"encoder": "shufflenet_v2_50", "dataset": "cityscapes"},
         {"splits": {0: split_result(None, 0.1 + 0.2)}, "method": "männlich & co | x"},
     ],
 )
@@ -153,9 +180,10 @@ def test_round_trip(changes: dict[str, Any], tmp_path: Path) -> None:
 def test_numpy_scalars_are_written_as_numbers() -> None:
     """Metrics come from NumPy; float32 must not end in a TypeError after hours of training."""
     metrics = {name: np.float32(12.5) for name in METRICS} | {"APl": np.float64(3.25)}
-    run = run_results(splits={0: split_result(1.0, 2.0, bbox=metrics, seconds=np.float64(2))})
+    run = run_results(splits={0: split_result(1.0, 2.0, bbox=metrics, official={"AP": np.float64(2.5), "AP50": None})})
     record = json.loads(run.to_json())["splits"]["0"]
     assert record["bbox"] == dict.fromkeys(METRICS, 12.5) | {"APl": 3.25}
+    assert record["official"] == {"AP": 2.5, "AP50": None}
 
 
 def test_stored_summary_is_not_believed() -> None:
@@ -181,9 +209,9 @@ def test_impossible_precision(task: str, value: Any) -> None:
         ({"num_train_images": 3.0}, "num_train_images"),
         ({"seed": None}, "seed must be an integer"),
         ({"seed": True}, "seed must be an integer"),
-        ({"seconds": -0.1}, "seconds must be a finite number from 0, got -0.1"),
-        ({"seconds": math.nan}, "seconds"),
-        ({"seconds": 10**400}, "seconds"),
+        ({"official": {"AP": 1.0}}, "official must have exactly the keys AP, AP50"),
+        ({"official": {"AP": 10**400, "AP50": 1.0}}, "official AP must be a finite number"),
+        ({"official": {"AP": -1, "AP50": 1.0}}, "official AP must be a finite number from 0 to 100"),
         ({"image_ids_sha256": ""}, "image_ids_sha256 must be one line of text"),
     ],
 )
@@ -200,6 +228,7 @@ def test_impossible_split(changes: dict[str, Any], message: str) -> None:
     [
         ({"method": " "}, "method must be one line of text"),
         ({"dataset": "two\nlines"}, "dataset must be one line of text"),
+        ({"encoder": None}, "encoder must be one line of text|lacks 'encoder'"),
         ({"config_sha256": 3}, "config_sha256 must be one line of text"),
         ({"requested_splits": []}, "at least one"),
         ({"requested_splits": [0, 1, 1]}, "distinct"),
@@ -226,15 +255,16 @@ def test_impossible_run(changes: dict[str, Any], message: str) -> None:
     [
         ("", "Expecting value"),
         ("[]", "not a JSON object"),
-        ("{}", 'no "schema": 1'),
-        (changed(schema=2), 'no "schema": 1'),
+        ("{}", 'no "schema": 2'),
+        (changed(schema=3), 'no "schema": 2'),
+        (changed(schema=1), "of schema 1, .*delete it or use another --work-dir"),
         (changed(method=None), "lacks 'method'"),
         (changed(extra=1), "has an unknown 'extra'"),
         (changed(requested_splits="01"), "not a list"),
         (changed(splits=[]), '"splits" is not a JSON object'),
         (changed(splits={"01": {}}), "'01' that is not a number"),
-        (changed(pretrained={"path": "x"}), "lacks 'encoder', lacks 'rule', lacks 'sha256'"),
-        (changed_split(speed=3), "split 0 has an unknown 'speed'"),
+        (changed(pretrained={"path": "x"}), "lacks 'epochs', lacks 'rule', lacks 'sha256'"),
+        (changed_split(seconds=3), "split 0 has an unknown 'seconds'"),
         (run_results().to_json().replace("14.0", "NaN"), "NaN, which JSON does not allow"),
         (run_results().to_json().replace("14.0", "-Infinity"), "-Infinity, which JSON"),
         (run_results().to_json().replace("14.0", "1e999"), "bbox AP"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split
+from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split, write_splits
 
 TRAIN2017 = range(1, 118288)  # as many images as train2017 has
 
@@ -125,3 +125,34 @@ def test_write_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_split(path, [1], seed=0)
     assert json.loads(path.read_text()) == record
     assert [file.name for file in path.parent.iterdir()] == ["split.json"]
+
+
+def test_write_splits(tmp_path: Path) -> None:
+    """One file a seed, the same whatever the order of the ids; files that are there already are not touched."""
+    files = write_splits(tmp_path, range(50), size=10, num_splits=3, base_seed=4)
+    assert [file.name for file in files] == ["split_0.json", "split_1.json", "split_2.json"]
+    for file, seed in zip(files, (4, 5, 6), strict=True):
+        record = json.loads(file.read_text())
+        assert record["seed"] == seed
+        assert record["image_ids"] == select_image_ids(range(50), 10, seed)
+    untouched = [file.stat().st_mtime_ns for file in files]
+    more = write_splits(tmp_path, reversed(range(50)), size=10, num_splits=4, base_seed=4)
+    assert [file.stat().st_mtime_ns for file in more[:3]] == untouched and more[3].exists()
+
+
+def test_write_splits_never_overwrites_others(tmp_path: Path) -> None:
+    """Another seed, size or data set, or a damaged file: named, and nothing is written."""
+    write_splits(tmp_path, range(50), size=10, num_splits=1)
+    before = (tmp_path / "split_0.json").read_bytes()
+    for ids, size, seed in ((range(50), 10, 1), (range(50), 11, 0), (range(51, 99), 10, 0)):
+        with pytest.raises(ValueError, match="split_0.json exists with other content"):
+            write_splits(tmp_path, ids, size, num_splits=2, base_seed=seed)
+    (tmp_path / "split_0.json").write_text("{")
+    with pytest.raises(ValueError, match="split_0.json exists with other content"):
+        write_splits(tmp_path, range(50), 10, num_splits=2)
+    (tmp_path / "split_0.json").write_bytes(before)
+    for size, num_splits, message in ((51, 1, "only 50 images"), (0, 1, "from 1 to"), (10, 0, "at least 1")):
+        with pytest.raises(ValueError, match=message):
+            write_splits(tmp_path, range(50), size, num_splits)
+    assert [file.name for file in tmp_path.iterdir()] == ["split_0.json"]
+    assert (tmp_path / "split_0.json").read_bytes() == before

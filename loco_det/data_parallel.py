@@ -1,0 +1,28 @@
+"""The detector in one of many processes, each with its share of the batch."""
+
+from __future__ import annotations
+
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
+
+from pretrain.sync_batchnorm import replace_sync_batchnorm
+
+
+@MODEL_WRAPPERS.register_module()
+class DataParallelDetector(MMDistributedDataParallel):
+    """mmengine's wrapper of torch's DistributedDataParallel that also serves processes on CPUs.
+
+    On CUDA it is what mmengine would take. On CPUs torch's SyncBatchNorm raises, so batch norms of that class are replaced
+    by :class:`pretrain.sync_batchnorm.CrossProcessBatchNorm`, which has the same numbers. Buffers are not broadcast:
+    synchronised ones are equal anyway, frozen ones do not change.
+
+    Args:
+        module: the detector, on its device.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        device = next(module.parameters()).device
+        if device.type == "cpu":
+            module = replace_sync_batchnorm(module)
+        super().__init__(module, device_ids=None if device.type == "cpu" else [device.index], broadcast_buffers=False)

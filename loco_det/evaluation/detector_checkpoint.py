@@ -1,0 +1,178 @@
+"""A detector's checkpoint read, loaded strictly, and evaluated on a config's validation set."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor, nn
+
+from loco_det.datasets.annotations import category_names, derive, load_annotations
+from loco_det.detection_config import dataset_options, detector_config, evaluators
+from loco_det.evaluation.results import OFFICIAL, TASKS
+from loco_det.hooks import RECORD_KEY
+from pretrain import distributed
+from pretrain.checkpoints import CheckpointError, check_same_encoder, file_sha256, load_checkpoint, state_dict_problems
+from pretrain.data.synthetic import ensure_configured
+from pretrain.work_dir import write_json
+
+NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
+REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
+_KEPT_KEYS = ("default_scope", "env_cfg", "log_processor", "val_dataloader", "val_cfg")
+
+
+@dataclass(frozen=True)
+class DetectorFile:
+    """A detector's weights read from a file, and what the file says of them.
+
+    Attributes:
+        path: the file.
+        sha256: hash of the whole file.
+        state_dict: the weights under the detector's own names.
+        record: what :class:`loco_det.hooks.DetectorRecordHook` wrote, such as ``encoder`` and ``classes``; empty for a bare
+            state dict.
+    """
+
+    path: Path
+    sha256: str
+    state_dict: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+def evaluate_checkpoint(
+    config: Config, checkpoint: str | Path, dump: str | Path | None = None, backend: str = "auto"
+) -> dict[str, Any]:
+    """Evaluates a detector on the validation set of ``config``; neither training data nor a backbone file is needed.
+
+    Under a launcher all processes share the images, and all return the metrics.
+
+    Args:
+        config: resolved config of the shape of ``configs/mask_rcnn_*.py``.
+        checkpoint: an ``epoch_*.pth`` of ``tools/train_det.py``, or a state dict of the whole detector.
+        dump: file to write the predictions to, in COCO's result format.
+        backend: of COCO's AP, see :func:`loco_det.evaluation.coco_ap.coco_ap`.
+
+    Returns:
+        ``checkpoint``, its ``sha256``, the number of ``images``, and ``bbox``, ``segm`` and ``official`` (of Cityscapes' own
+        evaluation; None for other sets): metric -> points 0 to 100, None where no object of that size exists.
+
+    Raises:
+        ValueError: the data are missing or broken, the file is no checkpoint, or of another encoder, other classes or
+            another architecture than the config's; or as :class:`loco_det.evaluation.coco_ap.CocoAP`.
+    """
+    if dump is not None and Path(dump).is_dir():
+        raise ValueError(f"{dump} is a folder; name the file to write, such as {Path(dump) / 'predictions.json'}")
+    detector = read_detector(checkpoint)
+    content = _validation_annotations(config)
+    classes = category_names(content)
+    _check_record(detector, config, classes)
+    import_modules_from_strings([REGISTRATION, *config.get("custom_imports", {}).get("imports", [])])
+    with tempfile.TemporaryDirectory() as folder:
+        val_file = Path(folder) / "annotations_val.json"
+        write_json(val_file, content)
+        coco_options = dict(backend=backend, dump=None if dump is None else str(dump))  # mmengine's configs hold no Path
+        runner = Runner.from_cfg(_evaluation_config(config, val_file, classes, coco_options))
+        load_detector(runner.model, detector)
+        metrics = runner.val_loop.run()
+    return {
+        "checkpoint": str(checkpoint),
+        "sha256": detector.sha256,
+        "images": len(content["images"]),
+        **{task: _metrics_of(task, metrics) for task in TASKS},
+        OFFICIAL: _metrics_of(OFFICIAL, metrics) or None,
+    }
+
+
+def read_detector(path: str | Path) -> DetectorFile:
+    """Reads a detector's weights from a training checkpoint of ours or a state dict.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds no detector.
+    """
+    content = load_checkpoint(path)
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, Mapping) or not any(str(key).startswith("roi_head.") for key in weights):
+        raise CheckpointError(f"{path} holds no detector (no roi_head); pass an epoch_*.pth that tools/train_det.py wrote")
+    record = content.get(RECORD_KEY)
+    return DetectorFile(Path(path), file_sha256(path), dict(weights), dict(record) if isinstance(record, Mapping) else {})
+
+
+def load_detector(model: nn.Module, detector: DetectorFile) -> None:
+    """Loads all weights of a detector, strictly.
+
+    Raises:
+        CheckpointError: keys are missing, unexpected or of another shape, or a weight is not finite.
+    """
+    problems = state_dict_problems(model.state_dict(), detector.state_dict)
+    if problems:
+        raise CheckpointError(f"{detector.path} does not fit the config's detector; keys: {problems}; pass the config that "
+                              "it was trained with")
+    model.load_state_dict(detector.state_dict, strict=True)
+
+
+def _validation_annotations(config: Config) -> dict[str, Any]:
+    """The annotations to evaluate on, checked; a set that the config draws is drawn where it is not there."""
+    with distributed.first_process_first():
+        ensure_configured(config)
+    data, root = config.data, Path(config.data.root)
+    wanted = [data.val_ann, data.val_images, *filter(None, [data.get("official_gt")])]
+    missing = [str(root / path) for path in wanted if not (root / path).exists()]
+    if missing:
+        raise ValueError(f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)")
+    content = load_annotations(root / data.val_ann, root / data.val_images)
+    return derive(content, supercategories=True) if data.supercategories else content
+
+
+def _check_record(detector: DetectorFile, config: Config, classes: Sequence[str]) -> None:
+    """Compares what the checkpoint says of itself with the config and the data: equal shapes may be of other classes."""
+    record = detector.record
+    if "encoder" in record:
+        check_same_encoder(detector.path, record["encoder"], config.model.backbone.to_dict()["encoder"])
+    trained = list(record.get("classes", classes))
+    if trained != list(classes):
+        raise CheckpointError(f"{detector.path} was trained on {_spell(trained)}, but {config.data.root} has "
+                              f"{_spell(classes)}; evaluate it on the data set that it was trained on")
+
+
+def _spell(classes: Sequence[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
+
+
+def _evaluation_config(
+    config: Config, val_file: Path, classes: Sequence[str], coco_options: Mapping[str, Any]
+) -> Config:
+    """What mmengine's Runner needs to evaluate; it logs beside ``val_file``."""
+    everything = copy.deepcopy(config.to_dict())
+    plain = {key: everything[key] for key in _KEPT_KEYS if key in everything}
+    images = Path(config.data.root).resolve() / config.data.val_images
+    plain["val_dataloader"]["dataset"] |= dataset_options(val_file, images, classes)
+    model = detector_config(config, classes)
+    model["backbone"]["checkpoint"] = None  # all weights come from the detector's own
+    return Config(dict(
+        plain,
+        model=model,
+        val_evaluator=evaluators(config, val_file, classes, **coco_options),
+        work_dir=str(val_file.parent),
+        experiment_name=f"test_{time.time_ns()}",  # mmengine keeps one of a name in a process
+        default_hooks=dict(param_scheduler=None, checkpoint=None),
+        custom_hooks=[dict(type="ProgressBarHook")],
+        launcher="none",  # without gradients nothing needs a wrapper: loader and metrics share among processes by themselves
+    ))
+
+
+def _metrics_of(group: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """``{"bbox_AP": x, ...}`` -> ``{"AP": x, ...}`` of one group, with None for NaN."""
+    prefix = f"{group}_"
+    return {
+        key.removeprefix(prefix): None if math.isnan(value) else float(value)
+        for key, value in metrics.items() if key.startswith(prefix)
+    }

@@ -1,0 +1,113 @@
+"""Commands that share a machine's GPUs, as many at a time as fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pretrain.cli import note
+from pretrain.errors import RunInterrupted
+from pretrain.loops import StopRequest
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command that uses GPUs.
+
+    Attributes:
+        name: what to call it in messages.
+        command: the argument list.
+        log: where its output goes, appended.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen
+    gpus: Sequence[str]
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` spells them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(index) for index in range(torch.cuda.device_count())]
+    return [name for name in named.split(",") if name.strip()]
+
+
+def run_jobs(jobs: Sequence[Job], gpus: Sequence[str], gpus_per_job: int) -> list[str]:
+    """Runs all jobs; each sees its own GPUs only.
+
+    A job that fails does not stop the others. When a stop signal comes, it is passed on, and all are waited for.
+
+    Args:
+        jobs: in the order in which they are started.
+        gpus: names of the GPUs to share out.
+        gpus_per_job: GPUs of each.
+
+    Returns:
+        Of every job that has failed a line with its exit code and its log.
+
+    Raises:
+        ValueError: there are fewer GPUs than one job needs.
+        RunInterrupted: a signal has come; the jobs have ended, each in its own way.
+    """
+    if not 1 <= gpus_per_job <= len(gpus):
+        raise ValueError(f"{gpus_per_job} GPUs a run are asked for, but there are {len(gpus)}; pass --gpus-per-run from 1 "
+                         "to the number of GPUs, or leave it out")
+    groups = [gpus[i : i + gpus_per_job] for i in range(0, len(gpus) - gpus_per_job + 1, gpus_per_job)]
+    waiting, free, running, failed = list(jobs), list(groups), [], []
+    with StopRequest() as stop:
+        while (waiting or running) and not stop.signum:
+            while waiting and free:
+                running.append(_start(waiting.pop(0), free.pop(0), len(groups)))
+            ended = [entry for entry in running if entry.process.poll() is not None]
+            for entry in ended:
+                running.remove(entry)
+                free.append(entry.gpus)
+                failed += _report(entry)
+            if not ended:
+                time.sleep(POLL_SECONDS)
+        for entry in running:
+            entry.process.send_signal(signal.SIGTERM)
+        for entry in running:
+            entry.process.wait()
+    if stop.signum:
+        raise RunInterrupted(f"stopped by {signal.Signals(stop.signum).name} with {len(running)} runs going on and "
+                             f"{len(waiting)} not begun; continue with --resume", stop.signum)
+    return failed
+
+
+def _start(job: Job, gpus: Sequence[str], at_a_time: int) -> _Running:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // at_a_time // len(gpus))
+    env = {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    with open(job.log, "ab") as log:
+        process = subprocess.Popen(job.command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True)  # Ctrl-C reaches it through us, once
+    note(f"{job.name}: started on GPU {','.join(gpus)}, log in {job.log}")
+    return _Running(job, process, gpus)
+
+
+def _report(entry: _Running) -> list[str]:
+    code = entry.process.returncode
+    if code == 0:
+        note(f"{entry.job.name}: finished")
+        return []
+    line = f"{entry.job.name}: exit code {code}, see {entry.job.log}"
+    note(f"failed, going on without it: {line}")
+    return [line]

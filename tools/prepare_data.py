@@ -1,0 +1,73 @@
+"""Prepares Cityscapes for detection, and checks whether a detection data set is fit for training.
+
+    python tools/prepare_data.py cityscapes --data-root /data/cityscapes
+    python tools/prepare_data.py check coco --data-root /data/coco
+    python tools/prepare_data.py check coco --ann my/instances.json --images my/images
+    python tools/prepare_data.py check cityscapes --data-root /data/cityscapes
+
+"cityscapes" turns leftImg8bit/ and gtFine/ into annotations/instancesonly_filtered_gtFine_{train,val}.json under the data
+root and prints their paths. "check" reads the annotations and decodes every image; it tells what it finds on stderr, prints
+it on stdout as JSON, and ends with exit code 1 if training or evaluation would fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
+
+from pretrain.cli import command, note, tool_parser
+from pretrain.errors import RunFailedError
+
+
+@command
+def main() -> str:
+    parser = tool_parser(__doc__)
+    commands = parser.add_subparsers(required=True, metavar="cityscapes|check")
+    preparation = commands.add_parser("cityscapes", help="make COCO-format annotations of a Cityscapes tree")
+    preparation.add_argument("--data-root", required=True, metavar="DIR", help="folder of leftImg8bit/ and gtFine/")
+    preparation.set_defaults(run=prepare)
+    checking = commands.add_parser("check", help="check a data set: layout, annotations, and every image")
+    checking.add_argument("dataset", choices=("coco", "cityscapes"), help="its layout")
+    checking.add_argument("--data-root", metavar="DIR", help="folder of the data set")
+    checking.add_argument("--ann", metavar="FILE", help="one annotation file in COCO's format, instead of a data root")
+    checking.add_argument("--images", metavar="DIR", help="what the file names in --ann are relative to")
+    checking.set_defaults(run=check)
+    for subparser in (preparation, checking):
+        subparser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    args = parser.parse_args()
+    return args.run(args)
+
+
+def prepare(args: argparse.Namespace) -> str:
+    from loco_det.datasets.cityscapes import prepare_cityscapes
+
+    prepared = prepare_cityscapes(Path(args.data_root), args.workers)
+    for line in prepared.lines():
+        note(line)
+    return "\n".join(str(split.ann_file) for split in prepared.splits if split.ann_file)
+
+
+def check(args: argparse.Namespace) -> str:
+    single_file = args.dataset == "coco" and args.ann and args.images and not args.data_root
+    if not single_file and (not args.data_root or args.ann or args.images):
+        raise ValueError("give --data-root DIR, or for coco --ann FILE and --images DIR")
+    from loco_det.datasets.checking import DataCheck, check_annotation_file, check_cityscapes, check_coco
+
+    if single_file:
+        found = DataCheck([check_annotation_file(args.ann, args.images, args.workers)])
+    else:
+        found = (check_coco if args.dataset == "coco" else check_cityscapes)(args.data_root, args.workers)
+    for line in found.lines():
+        note(line)
+    summary = json.dumps(found.plain(), indent=2)
+    if not found.is_usable:
+        raise RunFailedError("this data set is not fit for training: mend the errors above", output=summary)
+    return summary
+
+
+if __name__ == "__main__":
+    main()
