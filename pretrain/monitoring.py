@@ -88,14 +88,14 @@ class FiniteHook(Hook):
 
     Finite weights need not be good ones: whether they give a finite loss shows in the step after the checkpoint, and until
     then :class:`~pretrain.checkpoint_hook.AtomicCheckpointHook` keeps the one before it. In several processes all stop in
-    the same step, since the learner's losses are those of the global batch.
+    the same step of pretraining, since the learner's losses are those of the global batch.
     """
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Checks the units' losses.
+        """Checks the losses: the units', in detection those of each head.
 
         Raises:
-            NonFiniteLossError: one is not finite; of several the lowest unit's is named.
+            NonFiniteLossError: one is not finite; of several the first, the lowest unit's, is named.
         """
         losses = {key: value for key, value in outputs.items() if key.startswith("loss_")}  # bottom up
         values = torch.stack([value.detach().float() for value in losses.values()]).tolist()  # waits for the device once
@@ -103,7 +103,7 @@ class FiniteHook(Hook):
             if not math.isfinite(value):
                 lr = runner.optim_wrapper.get_lr()["lr"][0]
                 raise NonFiniteLossError(
-                    f"the loss of unit {key.removeprefix('loss_')} is {value} in epoch {runner.epoch + 1}, iteration "
+                    f"the loss of {key.removeprefix('loss_')} is {value} in epoch {runner.epoch + 1}, iteration "
                     f"{runner.iter + 1}, at learning rate {lr:.4g}; {_way_back(runner.work_dir)}"
                 )
 

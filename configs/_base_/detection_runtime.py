@@ -8,6 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=1, interval_minutes=15),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     throughput=dict(type="ThroughputHook"),
+    finite=dict(type="FiniteHook"),
 )
 custom_hooks = [
     dict(type="UndecodableImagesHook", max_share=0.01),

@@ -33,13 +33,18 @@ from tests.pretrain.processes import run_in_processes
 SIDE = 64
 
 
-def make_detector() -> torch.nn.Module:
-    """A small Mask R-CNN, fine-tuned from random weights, in training mode."""
+def demo_config() -> Config:
+    """A small Mask R-CNN that is fine-tuned from random weights."""
     config = Config.fromfile(str(ROOT / "configs/mask_rcnn_random_demo.py"), import_custom_modules=False)
     config.model.backbone.update(frozen_stages=1, norm_eval=False, sync_bn=True, cache_mib=0)
+    return config
+
+
+def make_detector() -> torch.nn.Module:
+    """It in training mode."""
     torch.manual_seed(0)
     init_default_scope("mmdet")
-    return MODELS.build(ConfigDict(detector_config(config, ("a", "b")))).train()
+    return MODELS.build(ConfigDict(detector_config(demo_config(), ("a", "b")))).train()
 
 
 def make_batch(images: list[int]) -> dict:

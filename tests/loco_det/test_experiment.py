@@ -168,6 +168,37 @@ def test_a_failing_run_does_not_lose_the_others(synthetic_root, backbone, tmp_pa
 
 
 @pytest.mark.slow
+def test_divergence_is_no_result(synthetic_root, tmp_path, run_tool):
+    """A learning rate without measure: the loss is named, nothing is saved or scored."""
+    finished = run_tool("train_det", RANDOM, "--data-root", synthetic_root, "--work-dir", tmp_path / "w", "--splits", 0,
+                        "--cfg-options", "protocol.split_size=8", "train_cfg.max_iters=9", "optim_wrapper.optimizer.lr=1e30",
+                        "param_scheduler=[]")
+    assert finished.returncode == 1, finished.stderr
+    assert "the loss of " in finished.stderr.splitlines()[-1] and " nan " in finished.stderr.splitlines()[-1]
+    assert not list((tmp_path / "w" / "split_0").glob("*.pth"))
+    assert not RunResults.read(tmp_path / "w" / "results.json").splits
+
+
+@pytest.mark.slow
+def test_many_runs_at_a_time(synthetic_root, backbone, tmp_path, run_tool):
+    """Two configs' splits packed onto two GPUs, which are mere names here: all results, those of one run after the other."""
+    configs = [tmp_path / "random.py", tmp_path / "loco.py"]
+    configs[0].write_text(f'_base_ = ["{ROOT}/{RANDOM}"]')
+    configs[1].write_text(f'_base_ = ["{ROOT}/{LOCO}"]\npretrained = dict(checkpoint="{backbone}")')
+    arguments = [*configs, "--data-root", synthetic_root, "--splits", 0, 1]
+    packed = run_tool("train_det", *arguments, "--work-dir", tmp_path / "packed", "--gpus-per-run", 1,
+                      "--cfg-options", *SMALL, env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert packed.returncode == 0, packed.stderr
+    assert packed.stdout.split() == [str(tmp_path / "packed" / name / "results.json") for name in ("random", "loco")]
+    assert packed.stderr.count(": finished") == 4
+    assert run_tool("train_det", *arguments, "--work-dir", tmp_path / "one", "--cfg-options", *SMALL).returncode == 0
+    for name in ("random", "loco"):
+        found, expected = ((tmp_path / way / name / "results.json").read_bytes() for way in ("packed", "one"))
+        assert found == expected
+        assert "Iter(train)" in (tmp_path / "packed" / name / "split_1" / "console.log").read_text()
+
+
+@pytest.mark.slow
 def test_a_signal_stops_and_saves(synthetic_root, tmp_path, run_tool):
     """SIGTERM as SLURM sends it: a checkpoint after the current iteration, exit code 143, no further split is begun."""
     config = tmp_path / "config.py"

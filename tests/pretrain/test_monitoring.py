@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_stops_the_run(value, image_folder, tmp_path):
     with pytest.raises(NonFiniteLossError) as error:
         run(image_folder, tmp_path, poison)
     message = str(error.value)
-    assert message.startswith("the loss of unit res3 is nan in epoch 2, iteration 4, at learning rate ")
+    assert message.startswith("the loss of res3 is nan in epoch 2, iteration 4, at learning rate ")
     rate = float(message.split("learning rate ")[1].split(";")[0])
     assert 0 < rate <= 4e-3
     assert f"the newest intact checkpoint is {tmp_path / 'epoch_1.pth'}, but from there --resume repeats" in message
