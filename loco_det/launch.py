@@ -12,7 +12,7 @@ from mmengine.config import Config
 from loco_det.detection_config import split_dir
 from loco_det.experiment import Experiment, run_experiments
 from loco_det.experiment_inputs import use_data_root, use_pretrained
-from loco_det.scheduling import Job, run_jobs, visible_gpus
+from loco_det.scheduling import Job, gpu_groups, run_jobs, visible_gpus
 from pretrain import distributed
 from pretrain.cli import load_config
 from pretrain.errors import RunFailedError, RunInterrupted
@@ -36,7 +36,7 @@ def train_detectors(args: argparse.Namespace, tool: str) -> list[Path]:
     """
     configs = detection_configs(args)
     if args.gpus_per_run is not None:
-        return _train_packed(configs, args, tool, visible_gpus())
+        return _train_packed(configs, args, tool)
     distributed.start_processes(args.launcher or distributed.find_launcher())
     try:
         results = run_experiments(configs, args.splits, args.resume)
@@ -71,15 +71,16 @@ def detection_configs(args: argparse.Namespace) -> list[Config]:
     return configs
 
 
-def _train_packed(configs: Sequence[Config], args: argparse.Namespace, tool: str, gpus: Sequence[str]) -> list[Path]:
+def _train_packed(configs: Sequence[Config], args: argparse.Namespace, tool: str) -> list[Path]:
     """Each run in processes of its own, as many runs at a time as there are GPUs for."""
     if args.launcher not in (None, "none") or distributed.find_launcher() != "none":
         raise ValueError("--gpus-per-run starts processes itself; leave out --launcher and torchrun")
+    groups = gpu_groups(visible_gpus(), args.gpus_per_run)
     experiments = [Experiment(config, args.splits) for config in configs]  # all input is checked first
     for experiment in experiments:
         experiment.claim()
     jobs = [_job(experiment.config, index, args, tool) for experiment in experiments for index in experiment.todo]
-    failures = run_jobs(jobs, gpus, args.gpus_per_run)
+    failures = run_jobs(jobs, groups)
     for experiment in experiments:
         experiment.gather()  # two that end at once may each have gathered without the other
     if failures:

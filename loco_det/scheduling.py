@@ -49,27 +49,33 @@ def visible_gpus() -> list[str]:
     return [name for name in named.split(",") if name.strip()]
 
 
-def run_jobs(jobs: Sequence[Job], gpus: Sequence[str], gpus_per_job: int) -> list[str]:
+def gpu_groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
+    """As many disjoint groups of ``size`` GPUs as there are.
+
+    Raises:
+        ValueError: there are fewer GPUs than one group needs.
+    """
+    if not 1 <= size <= len(gpus):
+        raise ValueError(f"{size} GPUs a run are asked for, but there are {len(gpus)}; pass --gpus-per-run from 1 "
+                         "to the number of GPUs, or leave it out")
+    return [gpus[i : i + size] for i in range(0, len(gpus) - size + 1, size)]
+
+
+def run_jobs(jobs: Sequence[Job], groups: Sequence[Sequence[str]]) -> list[str]:
     """Runs all jobs; each sees its own GPUs only.
 
     A job that fails does not stop the others. When a stop signal comes, it is passed on, and all are waited for.
 
     Args:
         jobs: in the order in which they are started.
-        gpus: names of the GPUs to share out.
-        gpus_per_job: GPUs of each.
+        groups: GPUs that a job has to itself, see :func:`gpu_groups`.
 
     Returns:
         Of every job that has failed a line with its exit code and its log.
 
     Raises:
-        ValueError: there are fewer GPUs than one job needs.
         RunInterrupted: a signal has come; the jobs have ended, each in its own way.
     """
-    if not 1 <= gpus_per_job <= len(gpus):
-        raise ValueError(f"{gpus_per_job} GPUs a run are asked for, but there are {len(gpus)}; pass --gpus-per-run from 1 "
-                         "to the number of GPUs, or leave it out")
-    groups = [gpus[i : i + gpus_per_job] for i in range(0, len(gpus) - gpus_per_job + 1, gpus_per_job)]
     waiting, free, running, failed = list(jobs), list(groups), [], []
     with StopRequest() as stop:
         while (waiting or running) and not stop.signum:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from loco_det.scheduling import Job, run_jobs, visible_gpus
+from loco_det.scheduling import Job, gpu_groups, run_jobs, visible_gpus
 from pretrain.errors import RunInterrupted
 
 # Notes when it began and ended and what it saw; ends with the exit code that it is told.
@@ -38,7 +38,7 @@ def outcome(folder: Path, index: int) -> tuple[float, float, str]:
 
 def test_jobs_have_gpus_of_their_own(tmp_path):
     """Five jobs of two GPUs each on five: two at a time, never the same GPU twice; the fifth GPU stays idle."""
-    assert run_jobs(make_jobs(tmp_path, [0] * 5), list("abcde"), 2) == []
+    assert run_jobs(make_jobs(tmp_path, [0] * 5), gpu_groups(list("abcde"), 2)) == []
     outcomes = [outcome(tmp_path, i) for i in range(5)]
     assert {gpus for _, _, gpus in outcomes} == {"a,b", "c,d"}
     for one in outcomes:
@@ -49,16 +49,16 @@ def test_jobs_have_gpus_of_their_own(tmp_path):
 
 def test_a_failing_job_does_not_stop_the_others(tmp_path):
     """Its name, exit code and log are told; all others have run."""
-    failed = run_jobs(make_jobs(tmp_path, [0, 3, 0]), ["0"], 1)
+    failed = run_jobs(make_jobs(tmp_path, [0, 3, 0]), [["0"]])
     assert failed == [f"job 1: exit code 3, see {tmp_path}/1/log"]
     assert all((tmp_path / f"{i}.out").exists() for i in range(3))
 
 
-def test_too_few_gpus_are_refused(tmp_path):
-    """Before anything starts."""
-    with pytest.raises(ValueError, match="2 GPUs a run are asked for, but there are 1"):
-        run_jobs(make_jobs(tmp_path, [0]), ["0"], 2)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("size", [0, 2])
+def test_too_few_gpus_are_refused(size):
+    """More than there are, and none."""
+    with pytest.raises(ValueError, match=f"{size} GPUs a run are asked for, but there are 1"):
+        gpu_groups(["0"], size)
 
 
 def test_a_stop_signal_reaches_the_running_jobs(tmp_path):
@@ -76,7 +76,7 @@ def test_a_stop_signal_reaches_the_running_jobs(tmp_path):
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(RunInterrupted, match="stopped by SIGTERM with 1 runs going on and 1 not begun") as caught:
-        run_jobs(jobs, ["0"], 1)
+        run_jobs(jobs, [["0"]])
     thread.join()
     assert caught.value.exit_code == 143
     assert (tmp_path / "0.out").read_text() == "saved"
