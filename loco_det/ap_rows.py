@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loco_det.evaluation.results import OFFICIAL, TASKS, ResultsError, RunResults
-from pretrain.readout.published import epochs as spell_epochs
+from pretrain.tables import epochs as spell_epochs
 
 BASELINE = "simclr"
-UNSCHEDULED = ("random", "supervised")  # methods without a pretraining of some epochs
+RANDOM = "random"
+UNSCHEDULED = (RANDOM, "supervised")  # methods without a pretraining of some epochs
 METHOD_ORDER = (*UNSCHEDULED, "simclr", "gim", "loco")
 ENCODER_ORDER = ("resnet50", "shufflenet_v2_50", "presnet50")
 DATASET_ORDER = ("coco", "cityscapes", "coco10k", "coco1k")

@@ -84,7 +84,7 @@ class PretrainedEncoder(BaseModule):
                              "frozen; features of a trained backbone change, set cache_mib=0")
         _SHARED_CACHE.max_bytes = max(_SHARED_CACHE.max_bytes, cache_mib << 20)
         self._uses_cache = cache_mib > 0
-        self._cache_key: bytes | None = None
+        self._cache_keys: dict[torch.dtype, bytes] = {}  # by the type that features are computed in
         self.train()
 
     def init_weights(self) -> None:
@@ -105,12 +105,15 @@ class PretrainedEncoder(BaseModule):
         """Normalised RGB images ``(B, 3, H, W)`` -> feature maps of ``out_stages``, bottom up."""
         if not self._uses_cache:
             return self._run(x)
-        if self._cache_key is None:
-            self._cache_key = weights_fingerprint(self.encoder, *self.out_stages, str(self.out_strides))
-        return _SHARED_CACHE.forward(self._run, x, self._cache_key)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if dtype not in self._cache_keys:
+            options = (*self.out_stages, str(self.out_strides), str(dtype))
+            self._cache_keys[dtype] = weights_fingerprint(self.encoder, *options)
+        return _SHARED_CACHE.forward(self._run, x, self._cache_keys[dtype])
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._cache_key = None  # the weights are about to change
+        self._cache_keys.clear()  # the weights are about to change
         super()._load_from_state_dict(*args, **kwargs)
 
     def _run(self, x: Tensor) -> tuple[Tensor, ...]:

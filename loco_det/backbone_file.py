@@ -10,7 +10,10 @@ from mmengine.config import Config
 from loco_det.detection_config import RANDOM_INIT
 from loco_det.evaluation.results import PretrainedBackbone
 from pretrain.checkpoints import BackboneFile, load_into, read_backbone
+from pretrain.cli import note
 from pretrain.encoders import build_encoder
+
+SUPERVISED = "supervised"  # the method whose files, torchvision's, have no record
 
 
 def check_backbone(config: Config) -> PretrainedBackbone | None:
@@ -37,6 +40,8 @@ def check_backbone(config: Config) -> PretrainedBackbone | None:
     if None not in (epochs, wanted) and epochs != wanted:
         raise ValueError(f"{path} was trained for {epochs} epochs, but the config says {wanted}; its results would be filed "
                          f"under {wanted}: use another config or set pretrained.epochs={epochs} with --cfg-options")
+    if rule is None and config.pretrained.method != SUPERVISED:
+        note(f"{path} does not say how it was trained; its results are filed under {config.pretrained.method}")
     return PretrainedBackbone(str(path), backbone.sha256, rule, epochs=wanted if epochs is None else epochs)
 
 

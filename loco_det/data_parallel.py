@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
@@ -19,10 +21,10 @@ class DataParallelDetector(MMDistributedDataParallel):
 
     Args:
         module: the detector, on its device.
+        device_ids: what mmengine's Runner passes; not used on CPUs.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        device = next(module.parameters()).device
-        if device.type == "cpu":
-            module = replace_sync_batchnorm(module)
-        super().__init__(module, device_ids=None if device.type == "cpu" else [device.index], broadcast_buffers=False)
+    def __init__(self, module: nn.Module, device_ids: Sequence[int] | None = None) -> None:
+        if next(module.parameters()).device.type == "cpu":
+            module, device_ids = replace_sync_batchnorm(module), None
+        super().__init__(module, device_ids=device_ids, broadcast_buffers=False)

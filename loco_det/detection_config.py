@@ -15,6 +15,7 @@ from pretrain import distributed
 from pretrain.encoders import build_encoder
 
 RANDOM_INIT = "random"  # the method without a checkpoint
+LAUNCHED = "pytorch"  # tells mmengine of several processes, which have been started already, by whichever launcher
 NEW_LAYER_NORMS: Mapping[str | None, dict | None] = {
     "SyncBN": dict(type="SyncBN", requires_grad=True),
     "GN": dict(type="GN", num_groups=32, requires_grad=True),
@@ -67,10 +68,10 @@ def split_config(
     _share_batch(plain["train_dataloader"])
     if plain.get("autocast") == "float16":
         plain["optim_wrapper"]["type"] = "LossScalingOptimWrapper"
-    if distributed.world_size() > 1:
+    several = distributed.world_size() > 1
+    plain["launcher"] = LAUNCHED if several else "none"  # mmengine would wrap the model for one process, too
+    if several:
         plain["model_wrapper_cfg"] = dict(type="DataParallelDetector")
-    else:
-        plain["launcher"] = "none"  # else mmengine wraps the model for one process, too
     plain["val_evaluator"] = evaluators(config, val_file, classes)
     plain["model"] = detector_config(config, classes)
     plain["work_dir"] = str(split_dir(config, split.index))

@@ -2,37 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import importlib
 import json
 import math
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from loco_det.backbone_file import check_backbone, encoder_name
 from loco_det.datasets.annotations import category_names, derive, load_annotations
 from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split
-from loco_det.detection_config import Split, detector_config, split_config, split_dir
+from loco_det.detection_config import Split, split_config, split_dir
 from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
 from loco_det.evaluation.results import METRICS, RESULTS_FILE, TASKS, PretrainedBackbone, RunResults, SplitResult
-from loco_det.experiment_inputs import check_inputs, check_splits
+from loco_det.experiment_inputs import check_buildable, check_inputs, check_splits
+from loco_det.locks import one_after_the_other, only_one_process
 from pretrain import distributed
 from pretrain.checkpoint_files import checkpoint_files, newest_intact
+from pretrain.checkpoints import file_sha256, load_checkpoint
 from pretrain.cli import note
 from pretrain.errors import RunFailedError, RunInterrupted
 from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision, write_json, write_text
 
 REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
 ERROR_FILE, RESULT_FILE, TIMING_FILE = "error.txt", "result.json", "timing.json"  # of a split
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a run needs to know of its annotation files.
+
+    Attributes:
+        classes: names, in the files' order.
+        num_val_images: images that are evaluated on.
+        train_sha256: hash of the training file.
+        val_sha256: hash of the validation file.
+    """
+
+    classes: tuple[str, ...]
+    num_val_images: int
+    train_sha256: str
+    val_sha256: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long the last session of a run took; of a resumed run the earlier ones are in its logs.
+
+    Attributes:
+        iterations: training iterations of the session.
+        training_seconds: for these, checkpoints included.
+        evaluation_seconds: for the evaluation.
+    """
+
+    iterations: int
+    training_seconds: float
+    evaluation_seconds: float
+
+    def plain(self) -> dict[str, float | None]:
+        """With the rate, None where nothing was left to train."""
+        rate = self.iterations / self.training_seconds if self.iterations else None
+        return {**asdict(self), "iterations_per_second": rate}
 
 
 def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = None, resume: bool = False) -> list[Path]:
@@ -48,7 +90,8 @@ def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = No
 
     Raises:
         ValueError: something that a run needs is missing or does not fit; before any training.
-        RunFailedError: runs have failed; the others have been carried out. In several processes the first failure ends all.
+        RunFailedError: runs have failed; the others have been carried out. In several processes the first failure ends all:
+            :mod:`loco_det.launch` keeps runs apart.
         RunInterrupted: a signal asked to stop; the run that was going on is saved.
     """
     experiments = [Experiment(config, splits) for config in configs]
@@ -61,9 +104,11 @@ def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = No
             except RunInterrupted:
                 raise
             except Exception as error:
-                if distributed.world_size() > 1:
-                    raise
                 failures.append(experiment.note_failure(index, error))
+                if distributed.world_size() > 1:  # the other processes may be waiting for this one
+                    raise
+            finally:
+                _free_memory()
     if failures:
         total = sum(len(experiment.todo) for experiment in experiments)
         raise RunFailedError(f"{len(failures)} of {total} runs failed: {'; '.join(failures)}")
@@ -92,15 +137,17 @@ class Experiment:
         chosen = check_splits(config, splits)
         check_inputs(config)
         import_modules_from_strings([name for name in config.custom_imports.imports if name != REGISTRATION])
-        self._pretrained = check_backbone(config)
-        self._identity = _identity(config, self._pretrained)
-        self._classes: list[str] = distributed.from_first_process(lambda: category_names(read_annotations(config)[0]))
-        self._sha256: str = check_work_dir(config.work_dir, self._identity)
         self.results_file = Path(config.work_dir) / RESULTS_FILE
-        self.todo = [index for index in chosen if not (split_dir(config, index) / RESULT_FILE).exists()]
+        self._pretrained = check_backbone(config)
+        self._data = distributed.from_first_process(lambda: _describe_data(config))
+        self._identity = _identity(config, self._pretrained, self._data)
+        self._sha256: str = check_work_dir(config.work_dir, self._identity)
+        finished = distributed.from_first_process(self._finished)  # another command may finish one meanwhile
+        self.todo = [index for index in chosen if index not in finished]
         self._splits: dict[int, Split] = {}
         if self.todo:
-            self._try_detector()
+            importlib.import_module(REGISTRATION)
+            check_buildable(config, self._data.classes)
 
     def claim(self) -> None:
         """Makes the work directory this experiment's, and writes its splits and the results that there are already."""
@@ -114,10 +161,16 @@ class Experiment:
             index: number of the split.
             resume: continue from its newest intact checkpoint, where there is one.
         """
-        importlib.import_module(REGISTRATION)
-        split, folder = self._splits[index], split_dir(self.config, index)
+        folder = split_dir(self.config, index)
+        with contextlib.ExitStack() as stack:
+            distributed.from_first_process(lambda: _lock(folder, stack))
+            self._run_split(self._splits[index], folder, resume)
+
+    def _run_split(self, split: Split, folder: Path, resume: bool) -> None:
         checkpoint, damaged = distributed.from_first_process(lambda: _checkpoint_to_resume(folder, resume))
-        runner = Runner.from_cfg(split_config(self.config, split, self._val_file, self._classes, checkpoint))
+        begun_at = 0 if checkpoint is None else load_checkpoint(checkpoint)["meta"]["iter"]
+        runner = Runner.from_cfg(split_config(self.config, split, self._val_file, self._data.classes, checkpoint))
+        assert is_model_wrapper(runner.model) == (distributed.world_size() > 1)
         runner.register_hook(dict(type="DetectorRecordHook", record=self._record(split)))
         for message in damaged:
             runner.logger.warning(f"passed over a checkpoint: {message}")
@@ -125,11 +178,7 @@ class Experiment:
         runner.train()
         trained = time.monotonic()
         metrics = runner.val_loop.run()  # not runner.val(), which may load a checkpoint over what was just trained
-        timing = dict(
-            training_seconds=round(trained - began, 1),
-            evaluation_seconds=round(time.monotonic() - trained, 1),
-            iterations_per_second=_iterations_per_second(runner),
-        )
+        timing = Timing(runner.iter - begun_at, trained - began, time.monotonic() - trained)
         distributed.from_first_process(lambda: self._file_result(split, metrics, timing))
 
     def note_failure(self, index: int, error: Exception) -> str:
@@ -152,24 +201,29 @@ class Experiment:
             pretrained=pretrained,
             requested_splits=list(range(config.protocol.num_splits)),
         )
-        for index in results.requested_splits:
-            file = split_dir(config, index) / RESULT_FILE
+        with one_after_the_other(self.results_file.parent):  # runs that end at once in several commands
+            results.splits.update(self._finished())
+            results.write(self.results_file)
+
+    def _finished(self) -> dict[int, SplitResult]:
+        """The splits that have a result.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        finished = {}
+        for index in range(self.config.protocol.num_splits):
+            file = split_dir(self.config, index) / RESULT_FILE
             if file.exists():
                 try:
-                    results.splits[index] = SplitResult(**json.loads(file.read_text()))
+                    finished[index] = SplitResult(**json.loads(file.read_text()))
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"{file} is damaged ({error}); delete it to run split {index} again") from error
-        results.write(self.results_file)
+        return finished
 
     @property
     def _val_file(self) -> Path:
         return Path(self.config.work_dir) / "annotations_val.json"
-
-    def _try_detector(self) -> None:
-        """Builds the detector once, so that options which do not fit are told before the work directory is claimed."""
-        importlib.import_module(REGISTRATION)
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            MODELS.build(ConfigDict(detector_config(self.config, self._classes)))
 
     def _prepare(self) -> dict[int, Split]:
         """Claims the work directory and writes what all processes will read."""
@@ -186,14 +240,14 @@ class Experiment:
         return dict(
             method=self.config.pretrained.method,
             encoder=self.config.model.backbone.to_dict()["encoder"],
-            classes=list(self._classes),
+            classes=list(self._data.classes),
             split=split.index,
             image_ids_sha256=split.image_ids_sha256,
             config_sha256=self._sha256,
             git_revision=git_revision(),
         )
 
-    def _file_result(self, split: Split, metrics: dict[str, float], timing: dict[str, float]) -> None:
+    def _file_result(self, split: Split, metrics: dict[str, float], timing: Timing) -> None:
         folder = split_dir(self.config, split.index)
         points = {task: {name: _none_if_nan(metrics[f"{task}_{name}"]) for name in METRICS} for task in TASKS}
         official = {name.removeprefix("official_"): _none_if_nan(value) for name, value in metrics.items()
@@ -203,14 +257,16 @@ class Experiment:
             official=official or None,
             num_train_images=split.num_images,
             image_ids_sha256=split.image_ids_sha256,
+            num_val_images=self._data.num_val_images,
+            val_sha256=self._data.val_sha256,
             seed=split.seed,
         )
-        write_json(folder / TIMING_FILE, timing)
+        write_json(folder / TIMING_FILE, timing.plain())
         (folder / ERROR_FILE).unlink(missing_ok=True)
         write_json(folder / RESULT_FILE, asdict(result))
         self.gather()
         note(f"split {split.index}: " + ", ".join(f"{task} AP {_spell(points[task]['AP'])}" for task in TASKS)
-             + f" ({timing['training_seconds']:.0f} s of training)")
+             + f" ({timing.training_seconds:.0f} s of training)")
 
 
 def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -235,7 +291,7 @@ def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
                          "splits would be nobody else's; get the official file, or set data.num_train_images=None and "
                          "another protocol.dataset with --cfg-options")
     if data.get("official_gt"):
-        check_official_ground_truth(root / data.official_gt, [image["file_name"] for image in val["images"]])
+        check_official_ground_truth(root / data.official_gt, val["images"])
     if data.supercategories:
         train, val = derive(train, supercategories=True), derive(val, supercategories=True)
     return train, val
@@ -262,27 +318,46 @@ def _make_split(config: Config, content: dict[str, Any], index: int) -> Split:
     return Split(index, seed, ann_file, len(ids), image_ids_sha256(ids))
 
 
+def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
+    stack.enter_context(only_one_process(folder))
+
+
 def _checkpoint_to_resume(folder: Path, resume: bool) -> tuple[Path | None, list[str]]:
     """The newest intact checkpoint of a split's run and messages about damaged ones; without ``resume`` all are removed."""
     if resume:
         return newest_intact(folder)
-    for file in checkpoint_files(folder):
+    files = checkpoint_files(folder)
+    if files:
+        note(f"{folder} is begun anew, its {len(files)} checkpoints go; --resume would have continued it")
+    for file in files:
         file.unlink()
     return None, []
 
 
-def _iterations_per_second(runner: Runner) -> float | None:
-    """The mean over what this process has trained; None where the training was finished already."""
-    rates = runner.message_hub.log_scalars.get("train/iterations_per_second")
-    return None if rates is None else round(float(rates.mean()), 3)
+def _describe_data(config: Config) -> DataDescription:
+    train, val = read_annotations(config)
+    root = Path(config.data.root)
+    return DataDescription(
+        classes=tuple(category_names(train)),
+        num_val_images=len(val["images"]),
+        train_sha256=file_sha256(root / config.data.train_ann),
+        val_sha256=file_sha256(root / config.data.val_ann),
+    )
 
 
-def _identity(config: Config, pretrained: PretrainedBackbone | None) -> dict[str, Any]:
-    """What makes a run this one: the config, with data and backbone by what they are and not by how they are spelled."""
+def _identity(config: Config, pretrained: PretrainedBackbone | None, data: DataDescription) -> dict[str, Any]:
+    """What makes a run this one: the config, with data and backbone by what they are and not by where they lie."""
     content = config.to_dict()
-    content["data"]["root"] = str(Path(config.data.root).resolve())
+    content["data"] |= dict(root=Path(config.data.root).name, train_sha256=data.train_sha256, val_sha256=data.val_sha256)
     content["pretrained"] = dict(method=config.pretrained.method, sha256=pretrained and pretrained.sha256)
     return content
+
+
+def _free_memory() -> None:
+    """A Runner refers to itself: without this, its weights and workers stay until the collector happens to come by."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -16,6 +16,7 @@ from loco_det.evaluation.results import TASKS
 
 R50, SH50 = "resnet50", "shufflenet_v2_50"
 SPLITS, MAX_VARIANCE = 5, 0.2  # of Table 3: "the variance is very small (< 0.2)" (section 5.3)
+VAL_IMAGES = {"coco": 5_000, "cityscapes": 500, "coco10k": 5_000, "coco1k": 5_000}  # of val2017 and val
 ROUNDING = 0.1  # what a difference of rounded values may differ from the rounded difference, in points
 
 

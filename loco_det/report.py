@@ -115,11 +115,11 @@ def table_rows(table: APTable) -> list[dict[str, Any]]:
 
     Returns:
         A dict for each row and data set, in the table's order: ``method``, ``encoder``, ``pretraining_epochs``, ``dataset``,
-        then ``<task>_mean``, ``_std`` and ``_delta`` of the tasks bbox, segm and official, ``splits`` and
+        then ``<task>_mean``, ``_std``, ``_delta`` and ``_splits`` of the tasks bbox, segm and official, and
         ``requested_splits``; and where the published numbers are shown, ``bbox_paper``, ``bbox_paper_delta``,
-        ``segm_paper`` and ``segm_paper_delta``. AP in points. ``splits`` is how many splits the means are over, and 0 of 0
-        are requested where there is no run. None stands for what does not exist: a mean without splits, the deviation of a
-        single split, a difference without baseline and that of the baseline to itself.
+        ``segm_paper`` and ``segm_paper_delta``. AP in points. ``<task>_splits`` is how many splits the task's mean is over,
+        and 0 of 0 are requested where there is no run. None stands for what does not exist: a mean without splits, the
+        deviation of a single split, a difference without baseline and that of the baseline to itself.
     """
     return [_numbers(table, row, dataset) for row in table.rows for dataset in table.columns
             if table.every_cell or (row, dataset) in table.grid.runs]
@@ -129,8 +129,8 @@ def _numbers(table: APTable, row: RowKey, dataset: str) -> dict[str, Any]:
     entry: dict[str, Any] = dict(method=row.method, encoder=row.encoder, pretraining_epochs=row.epochs, dataset=dataset)
     scores = {task: table.grid.score(row, dataset, task) or Score(None, None, None, (), 0) for task in TASK_TITLES}
     for task, score in scores.items():
-        entry |= {f"{task}_mean": score.mean, f"{task}_std": score.std, f"{task}_delta": score.delta}
-    entry["splits"] = min(len(scores[task].splits) for task in TASKS)
+        entry |= {f"{task}_mean": score.mean, f"{task}_std": score.std, f"{task}_delta": score.delta,
+                  f"{task}_splits": len(score.splits)}
     entry["requested_splits"] = scores["bbox"].requested
     if table.published is not None:
         for task in TASKS:
@@ -150,9 +150,19 @@ def _published_notes(table: APTable, published: PublishedTable) -> Iterator[str]
             yield (f"the paper does not tell whether its masks on {DATASET_TITLES[dataset]} are evaluated as COCO's or by "
                    "cityscapesscripts; its boxes can only be as COCO's")
     if published.number == 3:
+        yield from _split_notes(table.grid, published)
         ours = "; ".join(filter(None, (_deviations(table.grid, dataset) for dataset in table.columns)))
         yield (f"the paper tells no deviations, only that over its {SPLITS} splits \"the variance is very small "
                f"(< {MAX_VARIANCE})\"; our standard deviations: {ours or 'none yet, they take two splits of a run'}")
+
+
+def _split_notes(grid: RunGrid, published: PublishedTable) -> Iterator[str]:
+    """Which runs beside the published numbers are complete without being over as many splits."""
+    others = [f"{grid.name(row)} on {DATASET_TITLES[dataset]} ({run.requested_splits})"
+              for (row, dataset), run in grid.runs.items()
+              if dataset in published.datasets and sorted(run.requested_splits) != list(range(SPLITS))]
+    if others:
+        yield f"the paper averages over {SPLITS} splits; not the splits 0 to {SPLITS - 1} are those of {', '.join(others)}"
 
 
 def _deviations(grid: RunGrid, dataset: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from loco_det.parallel import usable_cores
 from pretrain.cli import note
 from pretrain.errors import RunInterrupted
 from pretrain.loops import StopRequest
@@ -46,7 +47,8 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return [str(index) for index in range(torch.cuda.device_count())]
-    return [name for name in named.split(",") if name.strip()]
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    return names[: names.index("-1")] if "-1" in names else names  # CUDA sees none after it
 
 
 def gpu_groups(gpus: Sequence[str], size: int) -> list[Sequence[str]]:
@@ -78,20 +80,22 @@ def run_jobs(jobs: Sequence[Job], groups: Sequence[Sequence[str]]) -> list[str]:
     """
     waiting, free, running, failed = list(jobs), list(groups), [], []
     with StopRequest() as stop:
-        while (waiting or running) and not stop.signum:
-            while waiting and free:
-                running.append(_start(waiting.pop(0), free.pop(0), len(groups)))
-            ended = [entry for entry in running if entry.process.poll() is not None]
-            for entry in ended:
-                running.remove(entry)
-                free.append(entry.gpus)
-                failed += _report(entry)
-            if not ended:
-                time.sleep(POLL_SECONDS)
-        for entry in running:
-            entry.process.send_signal(signal.SIGTERM)
-        for entry in running:
-            entry.process.wait()
+        try:
+            while (waiting or running) and not stop.signum:
+                while waiting and free:
+                    running.append(_start(waiting.pop(0), free.pop(0), len(groups)))
+                ended = [entry for entry in running if entry.process.poll() is not None]
+                for entry in ended:
+                    running.remove(entry)
+                    free.append(entry.gpus)
+                    failed += _report(entry)
+                if not ended:
+                    time.sleep(POLL_SECONDS)
+        finally:  # they have sessions of their own, and would go on without us
+            for entry in running:
+                entry.process.terminate()
+            for entry in running:
+                entry.process.wait()
     if stop.signum:
         raise RunInterrupted(f"stopped by {signal.Signals(stop.signum).name} with {len(running)} runs going on and "
                              f"{len(waiting)} not begun; continue with --resume", stop.signum)
@@ -100,7 +104,7 @@ def run_jobs(jobs: Sequence[Job], groups: Sequence[Sequence[str]]) -> list[str]:
 
 def _start(job: Job, gpus: Sequence[str], at_a_time: int) -> _Running:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // at_a_time // len(gpus))
+    threads = max(1, usable_cores() // at_a_time // len(gpus))
     env = {"OMP_NUM_THREADS": str(threads), **os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
     with open(job.log, "ab") as log:
         process = subprocess.Popen(job.command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -26,8 +26,8 @@ def note(message: str) -> None:
 def command(main: Callable[[], str]) -> Callable[[], None]:
     """Makes a tool's entry point of a function that returns what belongs on stdout.
 
-    Meanwhile whatever libraries print or log goes to stderr. A ``ValueError`` or missing file, that is what a user can
-    mend, becomes one line on stderr and exit code 2; a run that failed or was interrupted
+    Meanwhile whatever libraries print or log goes to stderr. A ``ValueError`` or a file that cannot be read or written, that
+    is what a user can mend, becomes one line on stderr and exit code 2; a run that failed or was interrupted
     (:mod:`pretrain.errors`) becomes one line and its own exit code; its ``output`` goes to stdout.
     Set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
     """
@@ -37,8 +37,8 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 output = main()
-        except (ValueError, FileNotFoundError, RunFailedError) as error:
-            if os.environ.get("LOCO_DET_TRACEBACK"):
+        except (ValueError, OSError, RunFailedError) as error:
+            if os.environ.get("LOCO_DET_TRACEBACK") or not _is_users(error):
                 raise
             note(f"error: {' '.join(str(error).split())}")
             if getattr(error, "output", None) is not None:
@@ -48,6 +48,11 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
             _print_result(output)
 
     return entry_point
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether a user can mend it: an ``OSError`` only where it says which file it is about."""
+    return not isinstance(error, OSError) or isinstance(error, FileNotFoundError) or error.filename is not None
 
 
 def _print_result(output: str) -> None:
@@ -75,7 +80,8 @@ class Overrides(DictAction):
             parser.error(f"argument {option_string}: {wrong[0]!r} is not of the form key=value")
         try:
             super().__call__(parser, namespace, values, option_string)
-            setattr(namespace, f"{self.dest}_text", list(values))  # as given, for commands that are passed on
+            text = f"{self.dest}_text"  # as given, for commands that are passed on
+            setattr(namespace, text, [*getattr(namespace, text, []), *values])
         except AssertionError as error:  # brackets without their counterparts
             parser.error(f"argument {option_string}: {error}")
 

@@ -24,6 +24,11 @@ def latex_escaped(text: str) -> str:
     return "".join(_LATEX_ESCAPES.get(character, character) for character in text)
 
 
+def epochs(number: int) -> str:
+    """How tables spell the length of a schedule."""
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
+
+
 @dataclass(frozen=True)
 class Report:
     """A table as text, ending in a newline, what its reader should be warned of, and what else to know of it."""

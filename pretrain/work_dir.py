@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ def differing_keys(a: Any, b: Any, prefix: str = "") -> list[str]:
         keys = sorted(a.keys() | b.keys())
         return [name for key in keys for name in differing_keys(a.get(key), b.get(key), f"{prefix}{key}.")]
     return [] if a == b else [prefix.rstrip(".")]
+
+
+def check_writable(folder: str | Path) -> None:
+    """Checks that files can be written to a folder, or that it can be made, before work is done whose result goes there.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    existing = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write to {existing} ({error.strerror}); choose another place or change its permissions"
+                         ) from error
 
 
 def write_text(path: str | Path, text: str) -> None:

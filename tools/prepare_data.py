@@ -7,7 +7,8 @@
 
 "cityscapes" turns leftImg8bit/ and gtFine/ into annotations/instancesonly_filtered_gtFine_{train,val}.json under the data
 root and prints their paths. "check" reads the annotations and decodes every image; it tells what it finds on stderr, prints
-it on stdout as JSON, and ends with exit code 1 if training or evaluation would fail.
+it on stdout as JSON, and ends with exit code 1 if training or evaluation would fail. A damaged image is fatal in a set that
+is evaluated on; of a single --ann it is a warning, as training goes on without it.
 """
 
 from __future__ import annotations

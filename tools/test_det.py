@@ -1,7 +1,7 @@
 """Evaluates a detector of tools/train_det.py on its config's validation set.
 
     python tools/test_det.py configs/mask_rcnn_loco_coco.py work_dirs/mask_rcnn_loco_coco/split_0/epoch_12.pth
-    python tools/test_det.py configs/mask_rcnn_loco_coco.py epoch_12.pth --data-root /data/coco --dump predictions.json
+    python tools/test_det.py configs/mask_rcnn_loco_coco.py epoch_12.pth --data-root /data/coco --dump predictions
     torchrun --nproc-per-node 8 tools/test_det.py configs/mask_rcnn_loco_coco.py epoch_12.pth
 
 Needs the validation images and annotations only. The AP of boxes and masks, on Cityscapes its official one, too, is printed
@@ -28,7 +28,8 @@ def main() -> str:
     backends = ("auto", "faster_coco_eval", "pycocotools")
     parser.add_argument("--backend", choices=backends, default="auto", help="library that computes COCO's AP; both "
                         "have the same numbers (default: faster_coco_eval where it is installed)")
-    parser.add_argument("--dump", metavar="FILE", help="write the predictions there, in COCO's result format")
+    parser.add_argument("--dump", metavar="PREFIX", help="write the predictions to PREFIX.bbox.json and PREFIX.segm.json, "
+                        "in COCO's result format")
     launchers = ("none", "pytorch", "slurm")
     parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")

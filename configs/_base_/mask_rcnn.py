@@ -17,5 +17,9 @@ model = dict(
         frozen_stages=4,  # section 5.2: "we freeze the pretrained backbone network"
         norm_eval=True,
     ),
-    roi_head=dict(bbox_head=dict(type="Shared4Conv1FCBBoxHead", conv_out_channels=256)),  # section 5.2: "4conv-1fc box head"
+    roi_head=dict(
+        bbox_roi_extractor=dict(type="Float32RoIExtractor"),  # mmdet's, which autocast does not let round boxes
+        mask_roi_extractor=dict(type="Float32RoIExtractor"),
+        bbox_head=dict(type="Shared4Conv1FCBBoxHead", conv_out_channels=256),  # section 5.2: "4conv-1fc box head"
+    ),
 )

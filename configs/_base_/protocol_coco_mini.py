@@ -10,8 +10,7 @@ data = dict(
 )
 protocol = dict(dataset="coco_mini", num_splits=5, split_size=200, seed=0)
 model = dict(backbone=dict(frozen_stages=1, norm_eval=False, sync_bn=True, cache_mib=0))
-iterations = 120  # 2.4 passes over the images, minutes on a core; 240 as on COCO-1K would take days
-train_cfg = dict(type="ResumableIterTrainLoop", max_iters=iterations)
+train_cfg = dict(type="ResumableIterTrainLoop", max_iters=120)  # 2.4 passes, minutes on a core; 240 would take days
 train_pipeline = [
     dict(type="LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -28,5 +27,5 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=20),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=iterations),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=120),
 ]

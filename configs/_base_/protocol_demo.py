@@ -5,8 +5,7 @@ _base_ = ["./mask_rcnn_r18_small.py"]
 synthetic_data = dict(root="data/synthetic")
 data = dict(root="data/synthetic", hint="tools/demo.py makes it")
 protocol = dict(dataset="demo", num_splits=5, split_size=200, seed=0)
-iterations = 190
-train_cfg = dict(type="ResumableIterTrainLoop", max_iters=iterations)
+train_cfg = dict(type="ResumableIterTrainLoop", max_iters=190)
 train_pipeline = [
     dict(type="LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -21,5 +20,5 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=10),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=10, end=iterations),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=10, end=190),
 ]

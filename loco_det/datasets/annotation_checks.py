@@ -40,6 +40,8 @@ PARTLY_OUTSIDE = Problem("annotations that reach more than a pixel out of their 
                          "as [x1, y1, x2, y2] instead of [x, y, width, height]?", fatal=False)
 IGNORED = Problem('annotations marked "ignore"', "training leaves them out, evaluation looks for them unless iscrowd is 1",
                   fatal=False)
+UNCHECKED = Problem("files whose annotations were not checked", "mend images and categories first, then check again",
+                    fatal=False)
 ZERO_ID = Problem("annotations of id 0", "evaluation would take its matches for misses, so annotations are numbered anew",
                   fatal=False)
 TWICE_LISTED = Problem("image files that are listed more than once", "each entry is an image of its own", fatal=False)
@@ -54,10 +56,12 @@ class ContentCheck:
         findings: the problems.
         counts: images, annotations, categories, and images without annotations, crowd regions, usable objects: those of
             some area that are no crowd.
+        learnable_images: ids of the images with a usable object.
     """
 
     findings: Findings = field(default_factory=Findings)
     counts: dict[str, int] = field(default_factory=dict)
+    learnable_images: set[int] = field(default_factory=set)
 
 
 def check_content(content: dict[str, Any]) -> ContentCheck:
@@ -76,7 +80,9 @@ def check_content(content: dict[str, Any]) -> ContentCheck:
     annotations = _complete(content["annotations"], "annotations", findings)
     check_ids(annotations, "annotations", findings)
     if referable:
-        check.counts |= _check_annotations(annotations, images, categories, findings)
+        _check_annotations(annotations, images, categories, check)
+    else:
+        findings.add(UNCHECKED, f"{len(content['annotations'])} annotations")
     return check
 
 
@@ -147,9 +153,10 @@ def _check_categories(categories: list[dict[str, Any]], findings: Findings) -> N
 
 
 def _check_annotations(
-    annotations: list[dict[str, Any]], images: list[dict[str, Any]], categories: list[dict[str, Any]], findings: Findings
-) -> dict[str, int]:
-    """Checks annotations against images and categories without problems of their own; returns what it has counted."""
+    annotations: list[dict[str, Any]], images: list[dict[str, Any]], categories: list[dict[str, Any]], check: ContentCheck
+) -> None:
+    """Checks annotations against images and categories without problems of their own, and counts (into ``check``)."""
+    findings = check.findings
     image_by_id = {image["id"]: image for image in images}
     category_ids = {category["id"] for category in categories}
     annotated, used = set(), set()
@@ -160,7 +167,9 @@ def _check_annotations(
             problem, value = fault
             findings.add(problem, f"annotation {reprlib.repr(annotation['id'])}: {reprlib.repr(value)}")
             continue
-        usable += _note_annotation(annotation, image_by_id[annotation["image_id"]], findings)
+        if _note_annotation(annotation, image_by_id[annotation["image_id"]], findings):
+            usable += 1
+            check.learnable_images.add(annotation["image_id"])
         crowd_regions += annotation["iscrowd"]
         annotated.add(annotation["image_id"])
         used.add(annotation["category_id"])
@@ -170,7 +179,7 @@ def _check_annotations(
         if category["id"] not in used:
             findings.add(UNUSED_CATEGORY, category["name"])
     unannotated = len(images) - len(annotated)
-    return dict(images_without_annotations=unannotated, crowd_regions=crowd_regions, usable_objects=usable)
+    check.counts |= dict(images_without_annotations=unannotated, crowd_regions=crowd_regions, usable_objects=usable)
 
 
 def _annotation_fault(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loco_det.datasets.annotation_checks import ZERO_ID, check_content, check_ids
-from loco_det.datasets.findings import Findings
+from loco_det.datasets.findings import Findings, printable
 from loco_det.datasets.segmentations import POINT_OR_LINE, is_proper
 
 
@@ -40,13 +40,13 @@ def load_annotations(ann_file: str | Path, image_dir: str | Path) -> dict[str, A
     content = read_content(ann_file)
     findings = check_content(content).findings
     if findings.has_fatal:
-        raise AnnotationError(f"{ann_file}: {findings.lines()[0]}")
+        raise AnnotationError(f"{ann_file}: {findings.fatal_line()}")
     if not Path(image_dir).is_dir():
         raise AnnotationError(f"image folder {image_dir} does not exist ({ann_file} refers to it)")
     absent = absent_images([image["file_name"] for image in content["images"]], image_dir)
     if absent:
         raise AnnotationError(f"{len(absent)} of {len(content['images'])} images of {ann_file} are not in {image_dir}, "
-                              f"{absent[0]} for one; complete the folder or fix the file")
+                              f"{printable(absent[0])} for one; complete the folder or fix the file")
     _mend(content["annotations"], findings)
     return content
 
@@ -82,7 +82,7 @@ def read_image_ids(ann_file: str | Path) -> list[int]:
     findings = Findings()
     check_ids(images, "images", findings)
     if findings.has_fatal:
-        raise AnnotationError(f"{ann_file}: {findings.lines()[0]}")
+        raise AnnotationError(f"{ann_file}: {findings.fatal_line()}")
     return [image["id"] for image in images]
 
 

@@ -11,13 +11,14 @@ from typing import Any
 from PIL import Image
 
 from loco_det.datasets import cityscapes
-from loco_det.datasets.annotation_checks import check_content
+from loco_det.datasets.annotation_checks import ContentCheck, check_content
 from loco_det.datasets.annotations import AnnotationError, absent_images, read_content
 from loco_det.datasets.findings import Findings, Problem
 from loco_det.parallel import map_in_processes
 from pretrain.data.images import UndecodableImageError, decode_image
 
 OFFICIAL_COCO = {"train": 118_287, "val": 5_000}  # images of train2017 and val2017
+MIN_SIDE = 32  # pixels: filter_cfg.min_size of the configs of COCO and Cityscapes
 COCO_HINT = ("unpack train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download "
              "into the data root")
 
@@ -30,10 +31,18 @@ ABSENT = Problem("images that are not in their folder", "complete the folder or 
 UNDECODABLE = Problem("images that cannot be decoded", "evaluation does without none; get them anew")
 UNDECODABLE_IN_TRAINING = Problem("images that cannot be decoded", "training replaces each by another; get them anew",
                                   fatal=False)
+UNDECODABLE_IN_EITHER = Problem("images that cannot be decoded", "training replaces each by another, but evaluation on this "
+                                "file would end; get them anew", fatal=False)
+SMALL = Problem(f"images under {MIN_SIDE} pixels", "training leaves them out", fatal=False)
+ONLY_SMALL = Problem(f"files without an object to learn in an image of at least {MIN_SIDE} pixels", "training leaves "
+                     "smaller images out, and nothing remains; use larger images, or a config of your own with another "
+                     "train_dataloader.dataset.filter_cfg.min_size")
 OTHER_SIZE = Problem("images of another size than annotated", "their annotations do not fit; sizes are those of the upright "
                      "image (EXIF)")
 OTHER_CATEGORIES = Problem("categories that train and val do not share, or list in another order", "both files must be of "
                            "one data set")
+OTHER_CLASSES = Problem("categories that are none of Cityscapes' 8 classes", "the official evaluation does not know them; "
+                        "run tools/prepare_data.py cityscapes again")
 NO_INSTANCE_IDS = Problem("images without an instanceIds file", "unzip gtFine_trainvaltest.zip, or take these images away")
 BAD_INSTANCE_IDS = Problem("instanceIds files that do not fit", "unzip gtFine_trainvaltest.zip anew")
 NOT_LISTED = Problem("images that the annotation file does not list", "run tools/prepare_data.py cityscapes again",
@@ -49,7 +58,8 @@ class FileCheck:
         image_dir: what its file names are relative to.
         counts: of images, annotations and others; empty where the file cannot be used.
         findings: the problems.
-        category_names: in the order of the file.
+        category_names: in the order of the file; empty where not all of them are text.
+        file_names: of the images, those that are text; empty without an image folder.
     """
 
     ann_file: Path
@@ -57,6 +67,7 @@ class FileCheck:
     counts: dict[str, int] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     category_names: list[str] = field(default_factory=list)
+    file_names: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -108,7 +119,7 @@ def check_coco(data_root: str | Path, workers: int | None = None) -> DataCheck:
         for path in lacking:
             check.findings.add(LACKING_COCO, str(path))
         if not lacking:
-            file = check_annotation_file(ann_file, image_dir, workers, evaluated=split == "val")
+            file = check_annotation_file(ann_file, image_dir, workers, split)
             _compare_with_official(file, official)
             check.files.append(file)
     _compare_categories(check)
@@ -116,7 +127,7 @@ def check_coco(data_root: str | Path, workers: int | None = None) -> DataCheck:
 
 
 def check_annotation_file(
-    ann_file: str | Path, image_dir: str | Path, workers: int | None = None, evaluated: bool = True
+    ann_file: str | Path, image_dir: str | Path, workers: int | None = None, split: str | None = None
 ) -> FileCheck:
     """Checks one annotation file in COCO's format, and decodes its images.
 
@@ -124,7 +135,8 @@ def check_annotation_file(
         ann_file: the JSON file.
         image_dir: what its file names are relative to.
         workers: processes that decode images; None for as many as there are cores.
-        evaluated: whether detectors are evaluated on it; an image that cannot be decoded is fatal then.
+        split: ``"train"`` or ``"val"``; None for a file that may be used as either. Images that cannot be decoded are fatal
+            in evaluation only, images too small for training are told of files that may be trained on.
     """
     check = FileCheck(Path(ann_file), Path(image_dir))
     try:
@@ -134,9 +146,12 @@ def check_annotation_file(
         return check
     content_check = check_content(content)
     check.counts, check.findings = content_check.counts, content_check.findings
-    check.category_names = [c["name"] for c in content["categories"] if isinstance(c, dict) and "name" in c]
+    names = [category.get("name") for category in content["categories"] if isinstance(category, dict)]
+    check.category_names = names if all(isinstance(name, str) for name in names) else []
+    if split != "val" and not check.findings.has_fatal:
+        _check_training_sizes(content["images"], content_check)
     if check.image_dir.is_dir():
-        _check_image_files(content["images"], check, workers, evaluated)
+        _check_image_files(content["images"], check, workers, split)
     else:
         check.findings.add(NO_FOLDER, str(image_dir))
     return check
@@ -164,20 +179,33 @@ def check_cityscapes(data_root: str | Path, workers: int | None = None) -> DataC
         if not ann_file.exists():
             check.findings.add(UNPREPARED, str(ann_file))
             continue
-        file = check_annotation_file(ann_file, image_dir, workers, evaluated=split == "val")
+        file = check_annotation_file(ann_file, image_dir, workers, split)
         if file.counts:
-            listed = {str(image["file_name"]) for image in read_content(ann_file)["images"]}
             for name in names:
-                if name not in listed:
+                if name not in file.file_names:
                     file.findings.add(NOT_LISTED, name)
+        for name in file.category_names:
+            if name not in cityscapes.CLASSES:
+                file.findings.add(OTHER_CLASSES, name)
         _compare_with_official(file, sum(cities.values()))
         check.files.append(file)
     _compare_categories(check)
     return check
 
 
-def _check_image_files(images: Sequence[Any], check: FileCheck, workers: int | None, evaluated: bool) -> None:
+def _check_training_sizes(images: Sequence[dict[str, Any]], content_check: ContentCheck) -> None:
+    """Finds what mmdet's ``filter_cfg`` leaves out of training; the content has no fatal problems."""
+    small = {image["id"]: image for image in images if min(image["width"], image["height"]) < MIN_SIDE}
+    for image in small.values():
+        content_check.findings.add(SMALL, f"{image['file_name']}: {image['width']} x {image['height']}")
+    if content_check.learnable_images <= small.keys():
+        content_check.findings.add(ONLY_SMALL, f"{len(small)} of {len(images)} images are smaller")
+
+
+def _check_image_files(images: Sequence[Any], check: FileCheck, workers: int | None, split: str | None) -> None:
+    undecodable = {"train": UNDECODABLE_IN_TRAINING, "val": UNDECODABLE, None: UNDECODABLE_IN_EITHER}[split]
     entries = [e for e in images if isinstance(e, dict) and isinstance(e.get("file_name"), str) and e["file_name"]]
+    check.file_names = {entry["file_name"] for entry in entries}
     absent = set(absent_images([entry["file_name"] for entry in entries], check.image_dir))
     for name in sorted(absent):
         check.findings.add(ABSENT, name)
@@ -188,8 +216,7 @@ def _check_image_files(images: Sequence[Any], check: FileCheck, workers: int | N
     for fault in map_in_processes(_image_fault, jobs, workers, description=f"decoding {check.image_dir}"):
         if fault is not None:
             problem, offender = fault
-            tolerable = problem == UNDECODABLE and not evaluated
-            check.findings.add(UNDECODABLE_IN_TRAINING if tolerable else problem, offender)
+            check.findings.add(undecodable if problem == UNDECODABLE else problem, offender)
 
 
 def _image_fault(job: tuple[str, int, int]) -> tuple[Problem, str] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pycocotools.coco import COCO
 
 from loco_det.parallel import map_in_processes
 from pretrain.errors import RunFailedError
-from pretrain.work_dir import write_json
+from pretrain.work_dir import check_writable, write_json
 
 # images per city of the official release: 2,975 and 500
 OFFICIAL_IMAGES = {
@@ -106,14 +107,15 @@ def prepare_cityscapes(data_root: str | Path, workers: int | None = None) -> Pre
         What was found and written.
 
     Raises:
-        ValueError: there are no images, an image has no instanceIds file or one of another size, or such a file is damaged
-            or holds ids that are no labels of Cityscapes. Nothing is written then.
-        RunFailedError: what was written is not what the images say.
+        ValueError: there are no images, an image has no instanceIds file or one of another size, such a file is damaged or
+            holds ids that are no labels of Cityscapes, or annotations cannot be written there. Nothing is written then.
+        RunFailedError: the annotations made are not what the images say.
     """
     root = Path(data_root)
     found = {split: _find_images(root, split) for split in OFFICIAL_IMAGES}
     if not any(names for names, _ in found.values()):
         raise ValueError(f"{root} holds no image leftImg8bit/{{train,val}}/<city>/*{IMAGE_SUFFIX}; {DOWNLOAD_HINT}")
+    check_writable(root / "annotations")
     converted = {
         split: _convert(root, split, names, workers) for split, (names, _) in found.items() if names
     }  # all of it before the first file is written
@@ -121,8 +123,7 @@ def prepare_cityscapes(data_root: str | Path, workers: int | None = None) -> Pre
     for split, (names, warnings) in found.items():
         if names:
             ann_file = annotation_file(root, split)
-            write_json(ann_file, converted[split])
-            verify_annotations(ann_file, root / "gtFine" / split, workers)
+            _write_verified(ann_file, converted[split], root / "gtFine" / split, workers)
             prepared.append(_summarize(split, ann_file, converted[split], warnings))
         else:
             prepared.append(PreparedSplit(split, None, 0, 0, dict.fromkeys(CLASSES, 0), 0, warnings))
@@ -144,16 +145,28 @@ def read_instance_ids(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             mode, ids = image.mode, np.asarray(image)
     except Exception as error:  # damaged files raise nearly anything
-        raise ValueError(f"{file} cannot be decoded ({error or type(error).__name__}); unzip gtFine_trainvaltest.zip "
-                         "anew") from error
-    if not mode.startswith("I"):
-        raise ValueError(f"{file} is an image of mode {mode}, not of 16-bit gray values; a gtFine *{INSTANCES_SUFFIX} file "
-                         "is needed")
+        raise _undecodable(file, error, "gtFine_trainvaltest.zip") from error
+    _check_mode(file, mode)
     for value in np.unique(ids).tolist():
         if value < 0 or _label_id(value) not in id2label:
             raise ValueError(f"{file} holds the id {value}, which is of no label of Cityscapes; a gtFine "
                              f"*{INSTANCES_SUFFIX} file is needed")
     return ids.astype(np.uint16, copy=False)  # PIL decodes to int32 in older versions
+
+
+def instance_ids_size(file: Path) -> tuple[int, int]:
+    """Width and height of an instanceIds image; only its header is read.
+
+    Raises:
+        ValueError: the header is damaged, or not that of a gray image of 16 bits.
+    """
+    try:
+        with Image.open(file) as image:
+            mode, size = image.mode, image.size
+    except Exception as error:
+        raise _undecodable(file, error, "gtFine_trainvaltest.zip") from error
+    _check_mode(file, mode)
+    return size
 
 
 def find_objects(ids: np.ndarray) -> list[dict[str, Any]]:
@@ -193,7 +206,7 @@ def verify_annotations(ann_file: Path, gt_dir: Path, workers: int | None = None)
     """Compares every mask of an annotation file, as pycocotools reads it, with the instanceIds images.
 
     Args:
-        ann_file: what :func:`prepare_cityscapes` wrote. It is removed if it is wrong.
+        ann_file: what :func:`prepare_cityscapes` writes.
         gt_dir: ``gtFine/<split>``.
         workers: processes; None for as many as there are cores.
 
@@ -204,12 +217,32 @@ def verify_annotations(ann_file: Path, gt_dir: Path, workers: int | None = None)
         written = COCO(str(ann_file))
     jobs = [(instance_ids_file(gt_dir, image["file_name"]), written.imgToAnns[image["id"]])
             for image in written.loadImgs(written.getImgIds())]
-    differences = map_in_processes(_difference, jobs, workers, description=f"verifying {ann_file.stem}")
+    differences = map_in_processes(_difference, jobs, workers, description=f"verifying {gt_dir.name}")
     wrong = [difference for difference in differences if difference]
     if wrong:
-        ann_file.unlink()
-        raise RunFailedError(f"{ann_file} was not what gtFine says of {len(wrong)} images and has been removed: {wrong[0]}; "
-                             "if the images have not been changed meanwhile this is a fault of the program")
+        raise RunFailedError(f"the annotations are not what {gt_dir} says of {len(wrong)} images: {wrong[0]}; if the images "
+                             "have not been changed meanwhile this is a fault of the program")
+
+
+def _write_verified(ann_file: Path, content: dict[str, Any], gt_dir: Path, workers: int | None) -> None:
+    """Writes an annotation file that has its name only once it is verified."""
+    unverified = ann_file.with_name(f".{ann_file.name}.{os.getpid()}.unverified")
+    try:
+        write_json(unverified, content)
+        verify_annotations(unverified, gt_dir, workers)
+        unverified.replace(ann_file)
+    finally:
+        unverified.unlink(missing_ok=True)
+
+
+def _undecodable(file: Path, error: Exception, archive: str) -> ValueError:
+    return ValueError(f"{file} cannot be decoded ({error or type(error).__name__}); unzip {archive} anew")
+
+
+def _check_mode(file: Path, mode: str) -> None:
+    if not mode.startswith("I"):
+        raise ValueError(f"{file} is an image of mode {mode}, not of 16-bit gray values; a gtFine *{INSTANCES_SUFFIX} file "
+                         "is needed")
 
 
 def _find_images(root: Path, split: str) -> tuple[list[str], tuple[str, ...]]:
@@ -285,8 +318,7 @@ def _read_objects(files: tuple[Path, Path]) -> tuple[tuple[int, int], list[dict[
         with Image.open(image_file) as image:  # its header only
             size = image.size
     except Exception as error:
-        raise ValueError(f"{image_file} cannot be decoded ({error or type(error).__name__}); unzip "
-                         "leftImg8bit_trainvaltest.zip anew") from error
+        raise _undecodable(image_file, error, "leftImg8bit_trainvaltest.zip") from error
     if size != (width, height):
         raise ValueError(f"{ids_file} is {width} x {height} pixels but its image {image_file} {size[0]} x {size[1]}; both "
                          "must be of one release and neither resized")

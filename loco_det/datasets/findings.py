@@ -42,7 +42,7 @@ class Findings:
         offenders = self._offenders.setdefault(problem, Offenders())
         offenders.count += 1
         if len(offenders.first) < SHOWN:
-            offenders.first.append(offender)
+            offenders.first.append(printable(offender))
 
     def __contains__(self, problem: Problem) -> bool:
         return problem in self._offenders
@@ -51,6 +51,12 @@ class Findings:
     def has_fatal(self) -> bool:
         """Whether a run would end on one of them."""
         return any(problem.fatal for problem in self._offenders)
+
+    def fatal_line(self) -> str:
+        """The first fatal problem, and how many more kinds there are; at least one must have been found."""
+        fatal = [problem for problem in self._offenders if problem.fatal]
+        more = f" (and {len(fatal) - 1} more kinds; tools/prepare_data.py check lists them)" if len(fatal) > 1 else ""
+        return _spell(fatal[0], self._offenders[fatal[0]]) + more
 
     def lines(self) -> list[str]:
         """A line each: the fatal ones first."""
@@ -66,6 +72,11 @@ class Findings:
 
     def _sorted(self) -> list[Problem]:
         return sorted(self._offenders, key=lambda problem: not problem.fatal)
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates escaped: JSON and file systems let them through, UTF-8 files and streams do not."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _spell(problem: Problem, offenders: Offenders) -> str:

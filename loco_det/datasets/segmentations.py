@@ -16,19 +16,20 @@ from loco_det.datasets.findings import Problem
 NO_MASK = Problem("annotations without a segmentation", "Mask R-CNN needs masks: boxes alone do not do; add polygons or run "
                   "lengths, or leave these annotations out")
 BAD_POLYGON = Problem("segmentations that are no lists of polygons", "write [[x1, y1, x2, y2, x3, y3, ...], ...] in finite "
-                      "numbers, or run lengths")
+                      "numbers, x and y of every point, or run lengths")
 NO_PROPER_POLYGON = Problem("segmentations without a polygon of three points or more", "give x and y of every corner, not a "
                             "box; or leave these annotations out")
 FAR_POLYGON = Problem("polygons that reach further than ten sides of the image beyond it", "fix the coordinates: they are "
                       "pixels of this image")
 BAD_RUN_LENGTHS = Problem("segmentations that are no run lengths", "write {'size': [height, width], 'counts': a list of run "
-                          "lengths or pycocotools' string}")
+                          "lengths or pycocotools' string}, all in integers")
 RUN_LENGTH_SIZE = Problem("run lengths of another size than their image", "encode the mask at the image's size")
 RUN_LENGTH_SUM = Problem("run lengths that do not add up to their image's pixels", "the mask is truncated or damaged; "
                          "encode it anew")
 POINT_OR_LINE = Problem("polygons of under three points, beside proper ones of the same object", "they are left out",
                         fatal=False)
 
+_MIN_NUMBERS = 6  # x and y of three points
 _REACH = 10  # times the image's longer side; pycocotools' memory grows with the outline's length
 
 
@@ -43,7 +44,7 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> tuple[Prob
 
 def is_proper(polygon: list[float]) -> bool:
     """Whether a polygon has three points or more, and all of them two coordinates, as mmdet and Detectron demand."""
-    return len(polygon) >= 6 and len(polygon) % 2 == 0
+    return len(polygon) >= _MIN_NUMBERS and len(polygon) % 2 == 0
 
 
 def polygons_leave_image(polygons: list[list[float]], height: int, width: int, tolerance: float) -> bool:
@@ -85,6 +86,8 @@ def compressed_pixel_count(counts: str) -> int | None:
 
 
 def _pixel_count(counts: list[int]) -> int | None:
+    if set(map(type, counts)) != {int}:
+        raise TypeError("run lengths must be integers")
     return sum(counts) if min(counts) >= 0 else None
 
 
@@ -93,6 +96,8 @@ def _polygon_fault(polygons: list[Any], height: int, width: int) -> tuple[Proble
     for polygon in polygons:
         if not isinstance(polygon, list):
             return BAD_POLYGON, polygons
+        if len(polygon) > _MIN_NUMBERS and len(polygon) % 2:  # an outline that lost a number, not a point or line
+            return BAD_POLYGON, polygon
         try:
             if not math.isfinite(sum(polygon)):
                 return BAD_POLYGON, polygon
@@ -108,6 +113,8 @@ def _run_length_fault(segmentation: Any, height: int, width: int) -> tuple[Probl
         size, counts = segmentation["size"], segmentation["counts"]
         if size != [height, width]:
             return RUN_LENGTH_SIZE, size
+        if {*map(type, size)} != {int}:
+            return BAD_RUN_LENGTHS, segmentation
         total = compressed_pixel_count(counts) if isinstance(counts, str) else _pixel_count(counts)
     except (TypeError, KeyError, ValueError):
         return BAD_RUN_LENGTHS, segmentation

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,14 @@ from cityscapesscripts.helpers.labels import name2label
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from loco_det.datasets.cityscapes import CLASSES, DOWNLOAD_HINT, IMAGE_SUFFIX, instance_ids_file
+from loco_det.datasets.cityscapes import (
+    CLASSES,
+    DOWNLOAD_HINT,
+    IMAGE_SUFFIX,
+    instance_ids_file,
+    instance_ids_size,
+    read_instance_ids,
+)
 from loco_det.parallel import map_in_processes
 
 if not hasattr(np, "in1d"):  # cityscapesscripts calls it; numpy 2.4 has only its successor
@@ -57,7 +64,7 @@ def official_ap(predictions: Sequence[ImagePredictions], workers: int | None = N
         ``AP`` and ``AP50``, points 0 to 100; NaN where there is no object at all. A class without objects is left out.
 
     Raises:
-        ValueError: a ground truth file does not exist or is of another size than the masks.
+        ValueError: a ground truth file does not exist, is damaged, or is of another size than the masks.
     """
     lacking = [p.ground_truth for p in predictions if not p.ground_truth.is_file()]
     if lacking:
@@ -103,20 +110,26 @@ def ground_truth_file(root: str | Path, image_file: str | Path) -> Path:
     return instance_ids_file(Path(root), f"{image_file.parent.name}/{image_file.name}")
 
 
-def check_official_ground_truth(root: str | Path, file_names: Iterable[str]) -> None:
-    """Checks that every image has the file which the official AP will compare it with.
+def check_official_ground_truth(root: str | Path, images: Iterable[Mapping[str, Any]]) -> None:
+    """Checks that every image has the file which the official AP will compare it with, of the same size; reads headers only.
 
     Args:
         root: ``gtFine/<split>``.
-        file_names: the images, each ``<city>/<name>_leftImg8bit.png`` or a path that ends so.
+        images: entries of an annotation file: ``file_name``, that is ``<city>/<name>_leftImg8bit.png`` or a path that ends
+            so, and ``width`` and ``height`` in pixels.
 
     Raises:
-        ValueError: files are missing; says how many and names the first.
+        ValueError: files are missing (says how many and names the first), or one is no instanceIds file of the image's size.
     """
-    files = [ground_truth_file(root, name) for name in file_names]
-    lacking = [file for file in files if not file.is_file()]
+    sizes = {ground_truth_file(root, image["file_name"]): (image["width"], image["height"]) for image in images}
+    lacking = [file for file in sizes if not file.is_file()]
     if lacking:
-        raise _lacking_ground_truth(lacking, len(files))
+        raise _lacking_ground_truth(lacking, len(sizes))
+    for file, (width, height) in sizes.items():
+        found = instance_ids_size(file)
+        if found != (width, height):
+            raise ValueError(f"{file} is {found[0]} x {found[1]} pixels, but its image is annotated as {width} x {height}; "
+                             "both must be of one release and neither resized")
 
 
 def _lacking_ground_truth(lacking: Sequence[Path], total: int) -> ValueError:
@@ -130,8 +143,7 @@ def _match(prediction: ImagePredictions) -> dict[str, Any]:
     Its functions are called one by one: ``evaluateImgLists`` would write ``matches.json`` into the current folder, and keep
     all masks of all images as files until it is finished.
     """
-    with Image.open(prediction.ground_truth) as image:
-        size = image.size
+    size = read_instance_ids(prediction.ground_truth).shape  # cityscapesscripts does not say which file is damaged
     with tempfile.TemporaryDirectory(prefix="cityscapes_ap_") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`in1d` is deprecated", DeprecationWarning)
         args = _arguments(folder)
@@ -140,8 +152,8 @@ def _match(prediction: ImagePredictions) -> dict[str, Any]:
             zip(prediction.label_ids, prediction.scores, prediction.masks, strict=True)
         ):
             mask = rle_codec.decode(rle).view(bool)  # (H, W), in Fortran's order
-            if mask.shape != size[::-1]:
-                raise ValueError(f"{prediction.ground_truth} is {size[0]} x {size[1]} pixels, but masks of "
+            if mask.shape != size:
+                raise ValueError(f"{prediction.ground_truth} is {size[1]} x {size[0]} pixels, but masks of "
                                  f"{mask.shape[1]} x {mask.shape[0]} are predicted; both must be of one release")
             by_column = Image.fromarray(mask.T)  # PIL transposes faster than numpy
             by_column.transpose(Image.Transpose.TRANSPOSE).save(Path(folder) / f"{i}.png", compress_level=1)

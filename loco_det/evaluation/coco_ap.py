@@ -2,8 +2,9 @@
 
 Two libraries compute it. faster-coco-eval, in C++, is the default where it is installed: its precisions are those of
 pycocotools to the last bits, on crowds, ties in score, more than 100 detections of an image, areas on a boundary and images
-without objects or detections (``tests/loco_det/test_coco_ap.py``). They differ in one thing, which is refused here:
-pycocotools breaks off at a segmentation that is none, faster-coco-eval takes it for an empty mask.
+without objects or detections (``tests/loco_det/test_coco_ap.py``). They differ in two things, which are refused here: at a
+segmentation that is none pycocotools breaks off, and faster-coco-eval takes it for an empty mask; with coordinates that are
+not finite, boxes match others in the one than in the other.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import contextlib
 import importlib.util
 import math
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,13 +47,13 @@ def coco_ap(
         ``METRICS`` -> points, 0 to 100; NaN where no object of that size exists.
 
     Raises:
-        ValueError: the backend is unknown or not installed, a mask of the ground truth is none, a score is not finite, or a
-            detection is of an unknown image.
+        ValueError: the backend is unknown or not installed, a mask of the ground truth is none, a box or score is not
+            finite, or a detection is of an unknown image.
     """
     coco_class, evaluation_class = _library(backend)
     if iou_type == "segm":
         check_masks(ground_truth)
-    _check_detections(ground_truth, detections)
+    _check_entries(ground_truth, detections)
     annotations = [{**annotation, "id": i} for i, annotation in enumerate(ground_truth["annotations"], 1)]
     # with boxes in the results both libraries sort objects into small, medium and large by the box's area
     unwanted = "bbox" if iou_type == "segm" else "segmentation"
@@ -69,32 +72,37 @@ def coco_ap(
     }
 
 
-def coco_results(predictions: Iterable[Mapping[str, Any]], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Predictions in COCO's result format.
+def coco_results(
+    predictions: Iterable[Mapping[str, Any]], category_ids: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Predictions in COCO's result format; boxes and masks apart, or both libraries would sort masks by their boxes' areas.
 
     Args:
-        predictions: of an image each: ``img_id``, ``bboxes (n, 4)`` as x1, y1, x2, y2, ``scores (n,)``, ``labels (n,)`` and
-            ``masks``, n compressed RLEs.
+        predictions: of an image each: ``img_id``, ``bboxes (n, 4)`` as x1, y1, x2, y2, ``scores (n,)``, ``labels (n,)``,
+            ``masks``, n compressed RLEs, and where the detector has them ``mask_scores (n,)``, which masks have instead.
         category_ids: of the labels.
 
     Returns:
-        ``{"image_id", "category_id", "bbox": [x, y, width, height], "score", "segmentation": {"size", "counts"}}`` each,
-        plain data.
+        ``"bbox"`` -> ``{"image_id", "category_id", "score", "bbox": [x, y, width, height]}`` each and ``"segm"`` ->
+        ``{"image_id", "category_id", "score", "segmentation": {"size", "counts"}}`` each, plain data.
     """
-    return [
-        {
-            "image_id": prediction["img_id"],
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-            "segmentation": {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()},
-        }
-        for prediction in predictions
-        for (x1, y1, x2, y2), score, label, mask in zip(
-            prediction["bboxes"].tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), prediction["masks"],
-            strict=True,
-        )
-    ]
+    boxes, masks = [], []
+    for prediction in predictions:
+        bboxes, scores, labels = (prediction[key].tolist() for key in ("bboxes", "scores", "labels"))
+        mask_scores = prediction["mask_scores"].tolist() if "mask_scores" in prediction else scores
+        for (x1, y1, x2, y2), mask, score, mask_score, label in zip(
+            bboxes, prediction["masks"], scores, mask_scores, labels, strict=True
+        ):
+            common = {"image_id": prediction["img_id"], "category_id": category_ids[label]}
+            segmentation = {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()}
+            boxes.append({**common, "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]})
+            masks.append({**common, "score": mask_score, "segmentation": segmentation})
+    return {"bbox": boxes, "segm": masks}
+
+
+def dump_files(prefix: str | Path) -> dict[str, Path]:
+    """The files that predictions are dumped to: ``PREFIX.bbox.json`` and ``PREFIX.segm.json``, as mmdet names them."""
+    return {task: Path(f"{Path(prefix)}.{task}.json") for task in TASKS}
 
 
 def check_masks(ground_truth: Mapping[str, Any]) -> None:
@@ -120,8 +128,7 @@ class CocoAP(CocoMetric):
     Args:
         ann_file: the annotations; their masks are checked here, before anything is trained.
         backend: see :func:`coco_ap`.
-        dump: file to write the predictions to, in COCO's result format; its boxes must be left out for pycocotools to take
-            the sizes of masks from the masks, as :func:`coco_ap` does.
+        dump: prefix of the :func:`dump_files` to write the predictions to, in COCO's result format.
 
     Raises:
         ValueError: as :func:`coco_ap` of backend and annotations; or images of the annotations have not been evaluated.
@@ -145,13 +152,15 @@ class CocoAP(CocoMetric):
             raise ValueError(f"{len(lacking)} of {len(self._ground_truth['images'])} images have not been evaluated, "
                              f"{min(lacking)} for one; their objects would count as missed")
         detections = coco_results(predictions, [category["id"] for category in self._ground_truth["categories"]])
-        if self._dump is not None:
-            write_json(self._dump, detections)
-        return {
+        metrics = {
             f"{task}_{name}": np.float64(value)
             for task in TASKS
-            for name, value in coco_ap(self._ground_truth, detections, task, self._backend).items()
+            for name, value in coco_ap(self._ground_truth, detections[task], task, self._backend).items()
         }
+        if self._dump is not None:
+            for task, file in dump_files(self._dump).items():
+                write_json(file, detections[task])
+        return metrics
 
 
 def _library(backend: str) -> tuple[type, type]:
@@ -161,12 +170,19 @@ def _library(backend: str) -> tuple[type, type]:
     installed = importlib.util.find_spec(FASTER) is not None
     if backend == FASTER and not installed:
         raise ValueError(f"backend {FASTER!r} is not installed; pip install faster-coco-eval, or take 'pycocotools'")
-    if backend == REFERENCE or not installed:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    else:
-        from faster_coco_eval import COCO
-        from faster_coco_eval import COCOeval_faster as COCOeval
+    if backend != REFERENCE and installed:
+        try:
+            from faster_coco_eval import COCO, COCOeval_faster
+        except ImportError as error:
+            message = f"faster-coco-eval is installed but cannot be imported ({error}); install it anew"
+            if backend == FASTER:
+                raise ValueError(f"{message}, or take the backend 'pycocotools'") from error
+            warnings.warn(f"{message}; pycocotools computes AP meanwhile, more slowly", stacklevel=2)
+        else:
+            return COCO, COCOeval_faster
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     return COCO, COCOeval
 
 
@@ -178,7 +194,7 @@ def _indexed(coco_class: type, ground_truth: Mapping[str, Any], annotations: lis
     return coco
 
 
-def _check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> None:
+def _check_entries(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> None:
     known = {image["id"] for image in ground_truth["images"]}
     for detection in detections:
         if detection["image_id"] not in known:
@@ -187,3 +203,7 @@ def _check_detections(ground_truth: Mapping[str, Any], detections: Sequence[Mapp
         if not math.isfinite(detection["score"]):
             raise ValueError(f"a detection of image {detection['image_id']} has the score {detection['score']}; scores must "
                              "be finite")
+    for kind, entries in (("an annotation", ground_truth["annotations"]), ("a detection", detections)):
+        for entry in entries:
+            if not all(map(math.isfinite, entry.get("bbox", ()))):
+                raise ValueError(f"{kind} of image {entry['image_id']} has the box {entry['bbox']}; boxes must be finite")

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from loco_det.datasets.annotations import category_names, derive, load_annotations
 from loco_det.detection_config import dataset_options, detector_config, evaluators
+from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
 from loco_det.evaluation.results import OFFICIAL, TASKS
+from loco_det.experiment_inputs import process_problem
 from loco_det.hooks import RECORD_KEY
 from pretrain import distributed
 from pretrain.checkpoints import CheckpointError, check_same_encoder, file_sha256, load_checkpoint, state_dict_problems
 from pretrain.data.synthetic import ensure_configured
-from pretrain.work_dir import write_json
+from pretrain.work_dir import check_writable, write_json
 
 NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
 REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
@@ -58,7 +60,8 @@ def evaluate_checkpoint(
     Args:
         config: resolved config of the shape of ``configs/mask_rcnn_*.py``.
         checkpoint: an ``epoch_*.pth`` of ``tools/train_det.py``, or a state dict of the whole detector.
-        dump: file to write the predictions to, in COCO's result format.
+        dump: prefix of the files to write the predictions to, in COCO's result format: ``PREFIX.bbox.json`` and
+            ``PREFIX.segm.json``.
         backend: of COCO's AP, see :func:`loco_det.evaluation.coco_ap.coco_ap`.
 
     Returns:
@@ -67,10 +70,13 @@ def evaluate_checkpoint(
 
     Raises:
         ValueError: the data are missing or broken, the file is no checkpoint, or of another encoder, other classes or
-            another architecture than the config's; or as :class:`loco_det.evaluation.coco_ap.CocoAP`.
+            another architecture than the config's, predictions cannot be written, or several processes were started that do
+            not share the images; or as :class:`loco_det.evaluation.coco_ap.CocoAP`.
     """
-    if dump is not None and Path(dump).is_dir():
-        raise ValueError(f"{dump} is a folder; name the file to write, such as {Path(dump) / 'predictions.json'}")
+    if problem := process_problem():
+        raise ValueError(problem)
+    if dump is not None:
+        _check_dump(dump)
     detector = read_detector(checkpoint)
     content = _validation_annotations(config)
     classes = category_names(content)
@@ -129,7 +135,17 @@ def _validation_annotations(config: Config) -> dict[str, Any]:
     if missing:
         raise ValueError(f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)")
     content = load_annotations(root / data.val_ann, root / data.val_images)
+    if data.get("official_gt"):
+        check_official_ground_truth(root / data.official_gt, content["images"])
     return derive(content, supercategories=True) if data.supercategories else content
+
+
+def _check_dump(prefix: str | Path) -> None:
+    """Checks that predictions can be written, before there are any."""
+    if Path(prefix).is_dir():
+        raise ValueError(f"{prefix} is a folder; give what the names of its files begin with, such as "
+                         f"{Path(prefix) / 'predictions'}")
+    check_writable(Path(prefix).parent)
 
 
 def _check_record(detector: DetectorFile, config: Config, classes: Sequence[str]) -> None:

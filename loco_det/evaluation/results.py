@@ -111,6 +111,8 @@ class SplitResult:
             evaluation than COCO's.
         num_train_images: How many images the detector was trained on.
         image_ids_sha256: Hash of the list of their ids, None where they have none.
+        num_val_images: How many images it was evaluated on.
+        val_sha256: Hash of the annotations that it was evaluated on.
         seed: Seed of the split and of its training.
 
     Raises:
@@ -122,6 +124,8 @@ class SplitResult:
     official: Mapping[str, float | None] | None
     num_train_images: int
     image_ids_sha256: str | None
+    num_val_images: int
+    val_sha256: str
     seed: int
 
     def __post_init__(self) -> None:
@@ -131,7 +135,9 @@ class SplitResult:
             official = _check_points(OFFICIAL, self.official, OFFICIAL_METRICS)
             object.__setattr__(self, OFFICIAL, official)
         _check_text(self, "image_ids_sha256", optional=True)
+        _check_text(self, "val_sha256")
         _check_integer("num_train_images", self.num_train_images, 1)
+        _check_integer("num_val_images", self.num_val_images, 1)
         _check_integer("seed", self.seed)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretrain.readout.published import PaperRow, PaperTable, epochs, method_rows
+from pretrain.readout.published import PaperRow, PaperTable, method_rows
 from pretrain.readout.recipes import architecture, encoder_stages, recipe_of_record, row_encoder, row_recipe
 from pretrain.readout.runs import KINDS, ReadoutRun
+from pretrain.tables import epochs
 
 
 @dataclass(frozen=True)

@@ -166,11 +166,6 @@ TABLE_7 = PaperTable(
 TABLES = {table.number: table for table in (TABLE_1, TABLE_4, TABLE_5, TABLE_7)}
 
 
-def epochs(number: int) -> str:
-    """How tables spell the length of a schedule."""
-    return f"{number} epoch" if number == 1 else f"{number} epochs"
-
-
 def paper_table(number: int) -> PaperTable:
     """A table of the paper by its number.
 

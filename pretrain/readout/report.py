@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretrain.readout.cells import Cells, Column, column_titles, fill_cells
-from pretrain.readout.published import PaperRow, PaperTable, epochs, paper_table
+from pretrain.readout.published import PaperRow, PaperTable, paper_table
 from pretrain.readout.recipes import encoder_stages, row_encoder
 from pretrain.readout.runs import ReadoutRun, find_runs
-from pretrain.tables import LATEX, MARKDOWN, Notation, Report, csv_table, json_table, latex_table, markdown_table
+from pretrain.tables import LATEX, MARKDOWN, Notation, Report, csv_table, epochs, json_table, latex_table, markdown_table
 
 LAST = "last"
 STAGES = {LAST: "the encoder's last stage", "all": "every stage that was read out"}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loco_det.evaluation.results import METRICS, PretrainedBackbone, RunResults, SplitResult
+from loco_det.published import VAL_IMAGES
 from pretrain.work_dir import claim_work_dir
 
 Values = Sequence[float | None]
@@ -24,6 +25,8 @@ def make_run(
     official: Values | None = None,
     requested: int | None = None,
     images: str = "images",
+    num_val_images: int | None = None,
+    val_sha256: str = "val",
 ) -> RunResults:
     """A run whose split i has box AP ``bbox[i]``, mask AP ``segm[i]`` (by default the same), and official AP if given."""
     splits = {
@@ -33,6 +36,8 @@ def make_run(
             official=None if official is None else {"AP": official[i], "AP50": 50.0},
             num_train_images=10,
             image_ids_sha256=f"{images} {i}",
+            num_val_images=num_val_images or VAL_IMAGES.get(dataset, 7),
+            val_sha256=val_sha256,
             seed=i,
         )
         for i, (box, mask) in enumerate(zip(bbox, segm or bbox, strict=True))

@@ -106,13 +106,19 @@ def spoil_annotation(index=2, **values):
         (spoil_annotation(segmentation=[["0", 0, 2, 0, 2, 2]]), "no lists of polygons"),
         (spoil_annotation(segmentation=[[math.nan, 0, 2, 0, 2, 2]]), "no lists of polygons"),
         (spoil_annotation(segmentation=[[0, 0, 2, 2]]), "without a polygon of three points"),
-        (spoil_annotation(segmentation=[[0, 0, 2, 0, 2, 2, 0]]), "without a polygon of three points"),
+        (spoil_annotation(segmentation=[[0, 0, 2, 0, 2]]), "without a polygon of three points"),
+        (spoil_annotation(segmentation=[[0, 0, 2, 0, 2, 2, 0]]), "no lists of polygons"),
+        (spoil_annotation(segmentation=[[0, 0, 4, 0, 4, 4, 0, 4, 1, 1, 2], [0, 0, 1, 0, 1, 1]]), "x and y of every point"),
         (spoil_annotation(segmentation=[[0, 0, 1e9, 0, 2, 2]]), "further than ten sides"),
         (spoil_annotation(segmentation="polygon"), "no run lengths"),
         (spoil_annotation(segmentation=dict(size=[10, 10])), "no run lengths"),
         (spoil_annotation(segmentation=dict(size=[10, 20], counts=[100, 100])), r"of another size .*\[10, 20\]"),
         (spoil_annotation(segmentation=dict(size=[10, 10], counts=[5, 5])), r"do not add up .*: 1 \(annotation 3: 10\)"),
         (spoil_annotation(segmentation=dict(size=[10, 10], counts=[150, -50])), "do not add up"),
+        (spoil_annotation(segmentation=dict(size=[10, 10], counts=[10.5] * 8 + [16.0])), "no run lengths"),
+        (spoil_annotation(segmentation=dict(size=[10, 10], counts=[True] * 100)), "no run lengths"),
+        (spoil_annotation(segmentation=dict(size=[10.0, 10], counts=[100])), "no run lengths"),
+        (spoil_annotation(segmentation=dict(size=[10, 10], counts=[])), "no run lengths"),
         (spoil_annotation(segmentation=dict(size=[10, 10], counts="hello")), "do not add up"),
         (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "files without an object to learn"),
         (lambda c: [a.update(bbox=[0, 0, 0, 2]) for a in c["annotations"]], "files without an object to learn"),
@@ -126,6 +132,21 @@ def test_broken_files_are_named(coco, spoil, message):
     with pytest.raises(AnnotationError, match=message) as caught:
         load()
     assert "ann.json" in str(caught.value)
+
+
+def test_further_kinds_of_problems_are_counted(coco):
+    """Whoever mends the first knows that it is not the last; warnings do not count."""
+    content, load = coco
+    content["annotations"][0].update(area="4")
+    content["annotations"][1].update(iscrowd=2)
+    content["annotations"][2].update(bbox=[20, 20, 5, 5])
+    content["annotations"][3].update(bbox=None)
+    with pytest.raises(AnnotationError, match=r"areas .*\(and 2 more kinds; tools/prepare_data.py check lists them\)$"):
+        load()
+    content["annotations"] = content["annotations"][:1]
+    with pytest.raises(AnnotationError) as caught:
+        load()
+    assert "more kinds" not in str(caught.value)
 
 
 def test_what_is_harmless_is_accepted_unchanged(coco):

@@ -232,11 +232,43 @@ def test_a_wrong_tree_is_refused(tree, spoil, message):
     ],
 )
 def test_verification_finds_wrong_files(prepared_cityscapes, tmp_path, spoil, message):
-    """Each value is compared with the images; the wrong file does not stay."""
+    """Each value is compared with the images."""
     content = json.loads(annotation_file(prepared_cityscapes, "val").read_text())
     spoil(content["annotations"])
     file = tmp_path / "wrong.json"
     file.write_text(json.dumps(content))
     with pytest.raises(RunFailedError, match=message):
         verify_annotations(file, prepared_cityscapes / "gtFine" / "val", workers=1)
-    assert not file.exists()
+
+
+def test_only_verified_files_have_their_names(tree, monkeypatch):
+    """An interrupted verification and one that fails leave nothing behind, and an older file as it was."""
+    train, val = (annotation_file(tree, split) for split in ("train", "val"))
+    train.parent.mkdir()
+    train.write_text("older")
+    find_objects = cityscapes.find_objects
+    with monkeypatch.context() as patched:
+        patched.setattr(cityscapes, "find_objects", lambda ids: [{**o, "area": 1} for o in find_objects(ids)])
+        with pytest.raises(RunFailedError, match="annotations are not what .*gtFine/train says of 4 images: .* wrong area"):
+            prepare_cityscapes(tree, workers=1)
+    assert [file.name for file in train.parent.iterdir()] == [train.name] and train.read_text() == "older"
+
+    def interrupted(file, gt_dir, workers):
+        assert json.loads(file.read_text())["images"] and not file.samefile(train) and not val.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cityscapes, "verify_annotations", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_cityscapes(tree, workers=1)
+    assert [file.name for file in train.parent.iterdir()] == [train.name] and train.read_text() == "older"
+    prepare_cityscapes(tree, workers=1)
+    assert sorted(file.name for file in train.parent.iterdir()) == [train.name, val.name]
+
+
+def test_the_folder_is_tried_before_the_conversion(tree, monkeypatch):
+    """Half an hour's work is not thrown away."""
+    (tree / "annotations").write_text("a file")
+    monkeypatch.setattr(cityscapes, "find_objects", lambda ids: pytest.fail("converted before"))
+    with pytest.raises(ValueError, match="cannot write to .*annotations .*choose another place"):
+        prepare_cityscapes(tree, workers=1)

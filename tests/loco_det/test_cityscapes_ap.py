@@ -28,7 +28,7 @@ from torchvision.ops import masks_to_boxes
 
 from loco_det.datasets.cityscapes import CLASSES, annotation_file
 from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
-from tests.loco_det.cityscapes_tree import SIZE, draw_instance_ids, ids_files, image_files, make_tree, write_pair
+from tests.loco_det.cityscapes_tree import SIZE, draw_instance_ids, ids_files, make_tree, write_pair
 
 
 @pytest.fixture(scope="module")
@@ -218,16 +218,44 @@ def test_nothing_found_and_nothing_there(root, annotations, tmp_path):
     assert all(isinstance(value, np.float64) and math.isnan(value) for value in ap.values())
 
 
-def test_missing_ground_truth_is_told_before_training(root, tmp_path):
+def test_missing_ground_truth_is_told_before_training(root, annotations, tmp_path):
     """How many, the first, and where to get it; a complete folder passes."""
-    names = [str(file.relative_to(root / "leftImg8bit" / "val")) for file in image_files(root, "val")]
-    check_official_ground_truth(root / "gtFine" / "val", names)
+    images = list(annotations.imgs.values())
+    check_official_ground_truth(root / "gtFine" / "val", images)
     copied = shutil.copytree(root, tmp_path / "copied")
     ids_files(copied, "val")[1].unlink()
     with pytest.raises(ValueError, match="of 1 of 5 images is missing, .*frankfurt_000001_000019_gtFine_instanceIds.png"):
-        check_official_ground_truth(copied / "gtFine" / "val", names)
+        check_official_ground_truth(copied / "gtFine" / "val", images)
     with pytest.raises(ValueError, match="image a/b.jpg is not named <city>/<name>_leftImg8bit.png"):
-        check_official_ground_truth(root, ["a/b.jpg"])
+        check_official_ground_truth(root, [dict(file_name="a/b.jpg", width=1, height=1)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Image.new("I;16", SIZE), "_gtFine_instanceIds.png is 96 x 128 pixels, but its image is annotated as 128 x 96"),
+        (Image.new("L", SIZE[::-1]), "is an image of mode L, not of 16-bit gray values"),
+        (b"<html>", "_gtFine_instanceIds.png cannot be decoded"),
+    ],
+    ids=["transposed", "gray", "no image"],
+)
+def test_unfit_ground_truth_is_told_before_training(root, annotations, tmp_path, content, message):
+    """By the header alone."""
+    copied = shutil.copytree(root, tmp_path / "copied")
+    file = ids_files(copied, "val")[1]
+    file.write_bytes(content) if isinstance(content, bytes) else content.save(file)
+    with pytest.raises(ValueError, match=message):
+        check_official_ground_truth(copied / "gtFine" / "val", annotations.imgs.values())
+
+
+def test_truncated_ground_truth_is_named(root, annotations, tmp_path):
+    """Its header is whole, so that only the evaluation finds it."""
+    copied = shutil.copytree(root, tmp_path / "copied")
+    file = ids_files(copied, "val")[1]
+    file.write_bytes(file.read_bytes()[:300])
+    check_official_ground_truth(copied / "gtFine" / "val", annotations.imgs.values())
+    with pytest.raises(ValueError, match="frankfurt_000001_000019_gtFine_instanceIds.png cannot be decoded"):
+        evaluate(make_metric(copied), perfect_samples(copied, annotations))
 
 
 def test_bad_predictions_are_refused(root, annotations, tmp_path):

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -46,9 +47,14 @@ def indexed(content):
 def reference_ap(content, detections, iou_type):
     """What pycocotools itself says, in points; boxes are left out of masks' results as on COCO's server."""
     plain = [{k: v for k, v in d.items() if iou_type == "bbox" or k != "bbox"} for d in copy.deepcopy(detections)]
+    return untouched_ap(content, plain, iou_type)
+
+
+def untouched_ap(content, results, iou_type):
+    """What pycocotools says of a list of detections or a file of them as it is, in points."""
     coco = indexed(content)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(coco, coco.loadRes(plain), iou_type)
+        evaluation = COCOeval(coco, coco.loadRes(results), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -248,6 +254,32 @@ def test_impossible_detections_are_refused(ground_truth):
         coco_ap(ground_truth, [{**first, "image_id": -5}, *others], "bbox")
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", range(4))
+def test_boxes_that_are_not_finite_are_refused(ground_truth, position, value):
+    """Of detections and of objects: the libraries' numbers would differ."""
+    found = perfect(ground_truth)
+    box = found[0]["bbox"][:position] + [value] + found[0]["bbox"][position + 1:]
+    with pytest.raises(ValueError, match="a detection of image .* has the box .*; boxes must be finite"):
+        coco_ap(ground_truth, [{**found[0], "bbox": box}, *found[1:]], "bbox")
+    with pytest.raises(ValueError, match="an annotation of image .* has the box"):
+        coco_ap({**ground_truth, "annotations": [{**ground_truth["annotations"][0], "bbox": box}]}, found, "bbox")
+
+
+def test_a_broken_installation_is_passed_over_with_a_warning(ground_truth, tmp_path, monkeypatch):
+    """As of a library that was built for another Python; asked for by name, it is an error."""
+    detections = noisy(ground_truth, np.random.default_rng(0))
+    expected = coco_ap(ground_truth, detections, "bbox", REFERENCE)
+    (tmp_path / f"{FASTER}.py").write_text("raise ImportError('undefined symbol: _Py_Dealloc')\n")
+    for name in [name for name in sys.modules if name.split(".")[0] == FASTER]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match="cannot be imported .undefined symbol: _Py_Dealloc.*pycocotools computes"):
+        assert coco_ap(ground_truth, detections, "bbox") == pytest.approx(expected, nan_ok=True, abs=0)
+    with pytest.raises(ValueError, match="cannot be imported .undefined symbol.*or take the backend 'pycocotools'"):
+        coco_ap(ground_truth, detections, "bbox", FASTER)
+
+
 def test_the_default_is_faster_coco_eval_where_it_is_installed(ground_truth, monkeypatch):
     """Without it pycocotools gives the same numbers; asked for by name, it is told how to get it."""
     detections = noisy(ground_truth, np.random.default_rng(0))
@@ -283,10 +315,9 @@ def metric(ground_truth, tmp_path):
     return make
 
 
-def show(metric, content, images):
-    """Gives the metric what a perfect detector predicts, as mmdet's detectors do, on some of the images."""
+def show(metric, content, images, found, mask_scores=None):
+    """Gives the metric detections in COCO's result format as mmdet's detectors do, on some of the images."""
     labels = {category["id"]: label for label, category in enumerate(content["categories"])}
-    found = perfect(content)
     for image in images:
         own = [d for d in found if d["image_id"] == image["id"]]
         boxes = torch.tensor([d["bbox"] for d in own]).reshape(-1, 4)
@@ -295,39 +326,63 @@ def show(metric, content, images):
         metric.process({}, [dict(
             img_id=image["id"], ori_shape=(image["height"], image["width"]),
             pred_instances=dict(
-                bboxes=boxes, scores=torch.linspace(0.9, 0.1, len(own)), labels=torch.tensor([
-                    labels[d["category_id"]] for d in own], dtype=torch.long),
+                bboxes=boxes, scores=torch.tensor([d["score"] for d in own]),
+                labels=torch.tensor([labels[d["category_id"]] for d in own], dtype=torch.long),
                 masks=torch.stack(masks) if masks else torch.zeros(0, image["height"], image["width"], dtype=torch.bool),
+                **({} if mask_scores is None else dict(mask_scores=torch.tensor([mask_scores(d) for d in own]))),
             ),
         )])
 
 
 @EITHER_BACKEND
-def test_a_perfect_detector_scores_100_and_its_dump_too(metric, tmp_path, backend):
-    """Category ids with gaps; pycocotools reads the dump from disk and comes to the same numbers."""
-    dump = tmp_path / "folder" / "predictions.json"
+def test_pycocotools_scores_dumped_files_as_reported(metric, tmp_path, backend):
+    """All six numbers of both tasks. Objects are sorted by size by their masks' areas: beside boxes, by the boxes'."""
+    dump = tmp_path / "folder" / "predictions"
     built, content = metric(backend=backend, dump=str(dump))
-    show(built, content, content["images"])
+    detections = noisy(content, np.random.default_rng(3))
+    for detection in detections[::2]:  # a box over the border between small and medium, other than its mask
+        detection["bbox"][2:] = [40.0, 40.0]
+    show(built, content, content["images"], detections)
     found = built.evaluate(len(content["images"]))
-    assert found["bbox_AP"] == pytest.approx(100)
-    assert found["segm_AP"] == pytest.approx(100)
-    written = json.loads(dump.read_text())
-    assert len(written) == sum(not a["iscrowd"] for a in content["annotations"])
-    assert set(written[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
-    assert list(dump.parent.iterdir()) == [dump]
-    coco = indexed(content)
-    with contextlib.redirect_stdout(io.StringIO()):
-        loaded = coco.loadRes(str(dump))  # the file as anybody would read it
-    assert len(loaded.anns) == len(written)
-    for iou_type in ("bbox", "segm"):
-        expected = reference_ap(content, written, iou_type)
-        np.testing.assert_allclose([found[f"{iou_type}_{name}"] for name in METRICS], expected, rtol=0, atol=1e-12)
+    files = {task: tmp_path / "folder" / f"predictions.{task}.json" for task in ("bbox", "segm")}
+    assert sorted(dump.parent.iterdir()) == sorted(files.values())
+    for task, file in files.items():
+        expected = untouched_ap(content, str(file), task)
+        np.testing.assert_allclose([found[f"{task}_{name}"] for name in METRICS], expected, rtol=0, atol=1e-12)
+    written = (json.loads(file.read_text()) for file in files.values())
+    together = [{**box, **mask} for box, mask in zip(*written, strict=True)]
+    assert untouched_ap(content, together, "segm") != pytest.approx(expected, nan_ok=True)
+
+
+def test_masks_have_their_own_scores_where_there_are_some(metric):
+    """As in mmdet's metric; boxes keep theirs."""
+    _, content = metric()
+    detections = noisy(content, np.random.default_rng(0))
+
+    def metrics(found, **options):
+        built, _ = metric()
+        show(built, content, content["images"], found, **options)
+        return built.evaluate(len(content["images"]))
+
+    plain, both = metrics(detections), metrics(detections, mask_scores=lambda d: 1 - d["score"])
+    other = metrics([{**d, "score": 1 - d["score"]} for d in detections])
+    assert both["segm_AP"] == other["segm_AP"] != plain["segm_AP"]
+    assert both["bbox_AP"] == plain["bbox_AP"] != other["bbox_AP"]
+
+
+@EITHER_BACKEND
+def test_a_perfect_detector_scores_100(metric, backend):
+    """Category ids with gaps."""
+    built, content = metric(backend=backend)
+    show(built, content, content["images"], perfect(content))
+    found = built.evaluate(len(content["images"]))
+    assert (found["bbox_AP"], found["segm_AP"]) == pytest.approx((100, 100))
 
 
 def test_images_that_were_not_evaluated_are_an_error(metric):
     """Their objects would count as missed."""
     built, content = metric()
-    show(built, content, content["images"][1:])
+    show(built, content, content["images"][1:], perfect(content))
     with pytest.raises(ValueError, match=f"1 of {len(content['images'])} images have not been evaluated"):
         built.compute_metrics(built.results)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -26,8 +29,11 @@ from loco_det.data_parallel import DataParallelDetector
 from loco_det.detection_config import detector_config
 from loco_det.evaluation.results import RunResults
 from pretrain import distributed
+from pretrain.checkpoints import load_checkpoint
 from pretrain.sync_batchnorm import CrossProcessBatchNorm
 from tests.conftest import ROOT
+from tests.loco_det.test_experiment import FINE_TUNED
+from tests.pretrain.fault_hook import fault
 from tests.pretrain.processes import run_in_processes
 
 SIDE = 64
@@ -103,21 +109,73 @@ def test_two_processes_agree_and_normalise_over_the_global_batch(shares, one_pro
             torch.testing.assert_close(value, one_process[name], rtol=1e-4, atol=1e-5)
 
 
+def torchrun(*arguments: object, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess:
+    """``tools/train_det.py`` in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tools/train_det.py"]
+    return subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """One split, fine-tuned for four iterations."""
+    file = tmp_path_factory.mktemp("config") / "config.py"
+    file.write_text(FINE_TUNED.replace("max_iters=6", "max_iters=4").replace("split_size=8", "split_size=8, num_splits=1"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def pair(config, synthetic_root, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """The work directory of two processes, and how they ended."""
+    work_dir = tmp_path_factory.mktemp("pair") / "w"
+    return work_dir, torchrun(config, "--data-root", synthetic_root, "--work-dir", work_dir)
+
+
 @pytest.mark.slow
-def test_torchrun_trains_on_the_batches_of_one_process(synthetic_root, tmp_path):
-    """Two processes by the tool: one work directory, one result; --gpus-per-run and --launcher exclude each other."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "tools/train_det.py", "configs/mask_rcnn_random_demo.py", "--data-root", synthetic_root,
-               "--work-dir", tmp_path / "w", "--splits", 0, "--cfg-options",
-               "protocol.split_size=8", "train_cfg.max_iters=3", "default_hooks.logger.interval=1"]
-    finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+def test_torchrun_trains_one_detector_on_the_batches_of_one_process(config, synthetic_root, pair, tmp_path, run_tool):
+    """One result and log. After an iteration the statistics of backbone and FPN are those of one process: the images are the
+    same, and so was the normalisation over both processes' halves."""
+    work_dir, finished = pair
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() == str(tmp_path / "w" / "results.json")
-    assert finished.stderr.count("Iter(train) [3/3]") == 1  # the first process logs
-    results = RunResults.read(Path(finished.stdout.strip()))
-    assert list(results.splits) == [0]
-    assert json.loads((tmp_path / "w" / "split_0" / "timing.json").read_text())["iterations_per_second"] > 0
-    refused = subprocess.run([*map(str, command), "--gpus-per-run", "1"], cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0
-    assert "--gpus-per-run starts processes itself" in refused.stderr
+    assert finished.stdout.strip() == str(work_dir / "results.json")
+    assert finished.stderr.count("Iter(train) [4/4]") == 1  # the first process logs
+    assert "Distributed training is not used" not in finished.stderr
+    assert list(RunResults.read(work_dir / "results.json").splits) == [0]
+    assert json.loads((work_dir / "split_0" / "timing.json").read_text())["iterations"] == 4
+    one_iteration = ["--data-root", synthetic_root, "--cfg-options", "train_cfg.max_iters=1"]
+    assert run_tool("train_det", config, "--work-dir", tmp_path / "one", *one_iteration).returncode == 0
+    assert torchrun(config, "--work-dir", tmp_path / "two", *one_iteration).returncode == 0
+    one, two = (load_checkpoint(tmp_path / name / "split_0" / "epoch_1.pth")["state_dict"] for name in ("one", "two"))
+    statistics = [name for name in one if name.startswith(("backbone", "neck")) and "running" in name]
+    assert len(statistics) > 40
+    for name in statistics:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_they_were(config, synthetic_root, pair, tmp_path):
+    """The second one gets SIGTERM; resumed, both end with the undisturbed pair's result and weights."""
+    arguments = [config, "--data-root", synthetic_root, "--work-dir", tmp_path / "w", "--resume"]
+    stopped = torchrun(*arguments, env=fault("before_train_iter", 3, signal.SIGTERM, process=1))
+    assert stopped.returncode != 0
+    assert "stopped by SIGTERM after iteration 3 of 4" in stopped.stderr
+    resumed = torchrun(*arguments)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed epoch: 0, iter: 3" in resumed.stderr
+    assert (tmp_path / "w" / "results.json").read_bytes() == (pair[0] / "results.json").read_bytes()
+    expected, found = (load_checkpoint(folder / "split_0" / "epoch_1.pth") for folder in (pair[0], tmp_path / "w"))
+    for key, value in expected["state_dict"].items():
+        assert torch.equal(found["state_dict"][key], value), key
+
+
+@pytest.mark.slow
+def test_what_processes_cannot_do_is_told_before_anything_is_claimed(config, synthetic_root, tmp_path):
+    """A batch of 3 for two processes; packing runs onto GPUs under torchrun."""
+    arguments = [config, "--data-root", synthetic_root, "--work-dir", tmp_path / "w"]
+    odd = torchrun(*arguments, "--cfg-options", "train_dataloader.batch_size=3")
+    assert odd.returncode != 0
+    assert "train_dataloader.batch_size is 3" in odd.stderr and "choose a multiple of 2" in odd.stderr
+    packed = torchrun(*arguments, "--gpus-per-run", 1)
+    assert packed.returncode != 0
+    assert "--gpus-per-run starts processes itself" in packed.stderr
+    assert not (tmp_path / "w").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -12,9 +13,10 @@ import torch
 
 from loco_det.datasets.splits import image_ids_sha256, select_image_ids
 from loco_det.evaluation.results import RunResults
+from loco_det.locks import only_one_process
 from pretrain.checkpoints import FORMAT, load_checkpoint
 from pretrain.encoders import build_encoder
-from tests.conftest import ROOT, assert_one_line_error
+from tests.conftest import ROOT, TINY_SET, assert_one_line_error
 from tests.pretrain.fault_hook import fault
 
 RANDOM, LOCO = "configs/mask_rcnn_random_demo.py", "configs/mask_rcnn_loco_demo.py"
@@ -67,11 +69,13 @@ def test_results_hold_the_splits_that_ran(finished, synthetic_root, backbone):
     pretrained = results.pretrained
     assert (pretrained.rule, pretrained.path, results.encoder) == ("loco", str(backbone), "resnet18")
     content = json.loads((synthetic_root / "annotations" / "instances_train2017.json").read_text())
+    val_file = synthetic_root / "annotations" / "instances_val2017.json"
     for index, split in results.splits.items():
         ids = select_image_ids([image["id"] for image in content["images"]], 8, seed=index)
         assert split.image_ids_sha256 == image_ids_sha256(ids)
         assert json.loads((work_dir / f"split_{index}" / "image_ids.json").read_text())["image_ids"] == ids
-        assert (split.seed, split.num_train_images) == (index, 8)
+        assert (split.seed, split.num_train_images, split.num_val_images) == (index, 8, TINY_SET["num_val"])
+        assert split.val_sha256 == hashlib.sha256(val_file.read_bytes()).hexdigest()
 
 
 @pytest.mark.slow
@@ -165,6 +169,55 @@ def test_a_failing_run_does_not_lose_the_others(synthetic_root, backbone, tmp_pa
     for name in ("random", "loco"):
         assert list(RunResults.read(tmp_path / "w" / name / "results.json").splits) == [1]
         assert "Traceback" in (tmp_path / "w" / name / "split_0" / "error.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("option", "part"), [
+    ("train_dataloader.batch_size=0", "batch_size is 0"),
+    ("train_cfg.type=NoSuchLoop", "train_cfg.type is 'NoSuchLoop', which is not known"),
+    ("param_scheduler.0.type=NoSuchLR", "param_scheduler.0.type is 'NoSuchLR'"),
+    ("optim_wrapper.optimizer.momentums=1", "options of optim_wrapper do not fit"),
+    ("new_layer_norm=BN", "new_layer_norm is 'BN'"),
+])
+def test_options_are_tried_before_anything_is_claimed(option, part, synthetic_root, tmp_path, run_tool):
+    """The mended command is then no 'different config'."""
+    finished = run_tool("train_det", RANDOM, "--data-root", synthetic_root, "--work-dir", tmp_path / "w", "--cfg-options",
+                        *SMALL, option)
+    assert_one_line_error(finished, part)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_two_commands_do_not_train_one_split(finished, synthetic_root, backbone, tmp_path, run_tool):
+    """While a process holds a split's lock, another command says so and fails; other splits are not in its way."""
+    work_dir = tmp_path / "w"
+    shutil.copytree(finished[0], work_dir)
+    (work_dir / "split_1" / "result.json").unlink()
+    arguments = ["train_det", LOCO, "--data-root", synthetic_root, "--pretrained", backbone, "--work-dir", work_dir,
+                 "--resume", "--splits", 1]
+    with only_one_process(work_dir / "split_1"):
+        refused = run_tool(*arguments, "--cfg-options", *SMALL)
+    assert refused.returncode == 1
+    assert f"another command is at work in {work_dir / 'split_1'}" in refused.stderr
+    assert run_tool(*arguments, "--cfg-options", *SMALL).returncode == 0
+
+
+@pytest.mark.slow
+def test_other_annotations_are_another_run(finished, synthetic_root, backbone, tmp_path, run_tool):
+    """Splits evaluated on two versions of the validation file are never averaged."""
+    root = tmp_path / synthetic_root.name
+    shutil.copytree(synthetic_root, root)
+    ann_file = root / "annotations" / "instances_val2017.json"
+    content = json.loads(ann_file.read_text())
+    content["images"].pop()
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    ann_file.write_text(json.dumps(content))
+    assert_one_line_error(
+        run_tool("train_det", LOCO, "--data-root", root, "--pretrained", backbone, "--work-dir", finished[0],
+                 "--cfg-options", *SMALL),
+        "different config", "data.val_sha256",
+    )
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from tests.conftest import assert_one_line_error
 @pytest.mark.slow
 def test_round_trip(run_tool, tmp_path):
     """The files say what the definition in loco_det.datasets.splits says, transcribed here; again changes nothing; another
-    size, and more images than there are, are refused."""
+    size, more images than there are, and a file in the place of the folder are refused."""
     ids = list(range(300, 0, -3))
     ann_file, out = tmp_path / "ann.json", tmp_path / "out"
     ann_file.write_text(json.dumps({"images": [{"id": i} for i in ids]}))
@@ -30,3 +30,4 @@ def test_round_trip(run_tool, tmp_path):
     assert run_tool(*arguments, "--size", 20).stdout == finished.stdout
     assert_one_line_error(run_tool(*arguments, "--size", 30), files[0], "exists with other content")
     assert_one_line_error(run_tool(*arguments, "--size", 101), "only 100 images")
+    assert_one_line_error(run_tool("make_splits", "--ann", ann_file, "--size", 20, "--out", ann_file), ann_file)

@@ -84,7 +84,7 @@ def test_markdown_and_latex_escape_names(tmp_path: Path) -> None:
 def test_deviation_is_shown_only_where_there_is_one() -> None:
     """One split has no deviation, in numbers and in the table; it is never called 0."""
     (row,) = ap_table_rows([make_run("simclr", [12.0])])["rows"]
-    assert row["bbox_mean"] == 12.0 and row["bbox_std"] is None and row["splits"] == 1
+    assert row["bbox_mean"] == 12.0 and row["bbox_std"] is None and row["bbox_splits"] == 1
 
 
 def test_rows_hold_unrounded_numbers() -> None:
@@ -96,14 +96,14 @@ def test_rows_hold_unrounded_numbers() -> None:
         "encoder",
         "pretraining_epochs",
         "dataset",
-        *(f"{task}_{part}" for task in ("bbox", "segm", "official") for part in ("mean", "std", "delta")),
-        "splits",
+        *(f"{task}_{part}" for task in ("bbox", "segm", "official") for part in ("mean", "std", "delta", "splits")),
         "requested_splits",
     ]
     assert gim["bbox_mean"] == pytest.approx(22.05)
     assert gim["bbox_std"] == pytest.approx(0.0556776, abs=1e-6)
     assert gim["bbox_delta"] == gim["segm_delta"] == pytest.approx(22.05 - 25.5)
-    assert gim["splits"] == gim["requested_splits"] == 3
+    assert gim["bbox_splits"] == gim["segm_splits"] == gim["requested_splits"] == 3
+    assert gim["official_splits"] == 0
     assert base["bbox_delta"] is None, "the baseline does not differ from itself"
 
 
@@ -128,7 +128,7 @@ def test_incomplete_run_is_marked(tmp_path: Path) -> None:
         "loco on coco10k is incomplete: 0 of 5 splits are finished",
     ]
     rows = ap_table_rows(runs)["rows"]
-    assert [(row["splits"], row["requested_splits"]) for row in rows] == [(2, 2), (1, 5), (0, 5)]
+    assert [(row["bbox_splits"], row["requested_splits"]) for row in rows] == [(2, 2), (1, 5), (0, 5)]
 
 
 def test_split_without_a_value_is_not_averaged_in_silence(tmp_path: Path) -> None:
@@ -191,6 +191,17 @@ def test_official_precision_has_a_column(tmp_path: Path) -> None:
     assert r"\multicolumn{3}{c}{Cityscapes}" in latex and r"AP$^{mk}$ & AP (cityscapesscripts) & AP$^{bb}$" in latex
     gim, loco = ap_table_rows(runs)["rows"][1:3]
     assert gim["official_mean"] is None and (loco["official_mean"], loco["official_delta"]) == (26.0, -1.0)
+
+
+def test_every_task_tells_over_how_many_splits_it_is(tmp_path: Path) -> None:
+    """A split without mask AP does not make the box AP one of fewer splits, in JSON, CSV and the table's cells."""
+    run = make_run("simclr", [25.0, 26.0], [24.0, None])
+    (row,) = ap_table_rows([run])["rows"]
+    assert (row["bbox_splits"], row["segm_splits"], row["official_splits"], row["requested_splits"]) == (2, 1, 0, 2)
+    assert "splits" not in row
+    (line,) = csv.DictReader(io.StringIO(ap_report([write_runs(tmp_path, [run])], fmt="csv").text))
+    assert (line["bbox_splits"], line["segm_splits"]) == ("2", "1")
+    assert "| simclr | 25.5 ± 0.7 | 24.0 (1/2 splits) |" in ap_report([tmp_path]).text
 
 
 def test_two_runs_of_one_cell(tmp_path: Path) -> None:
@@ -269,6 +280,30 @@ def test_tool_prints_the_table_only(tmp_path: Path) -> None:
     assert done.stderr == "warning: no run of the baseline gim on coco1k: no differences there\n"
 
 
+def documented_commands() -> list[str]:
+    """Every call of the tool in the documentation and in its own docstring."""
+    files = [REPOSITORY / "README.md", REPOSITORY / "configs" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")),
+             REPOSITORY / "tools" / "report_ap.py"]
+    call = re.compile(r"^ *\S*python tools/report_ap\.py (.+)$", re.MULTILINE)
+    return [arguments for file in files for arguments in call.findall(file.read_text(encoding="utf-8"))]
+
+
+def test_documented_commands_run(tmp_path: Path) -> None:
+    """Each is given to a shell in a folder that has such work directories, and prints a table."""
+    for data in ("coco", "coco10k", "coco_mini"):
+        for method in ("random", "simclr", "loco"):
+            make_run(method, [1.0], dataset=data).write(tmp_path / f"work_dirs/mask_rcnn_{method}_{data}/results.json")
+    commands = documented_commands()
+    assert len(commands) >= 5
+    for arguments in commands:
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} {REPOSITORY}/tools/report_ap.py {arguments}"],
+            cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "utf-8"}, capture_output=True, encoding="utf-8", timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+    assert "tabular" in (tmp_path / "table.tex").read_text(encoding="utf-8")
+
+
 def test_tool_reports_errors_in_one_line(tmp_path: Path) -> None:
     """A missing, foreign or doubled results.json: one line on stderr, no table, exit code 2."""
     (tmp_path / "bad").mkdir()
@@ -281,10 +316,10 @@ def test_tool_reports_errors_in_one_line(tmp_path: Path) -> None:
 
 
 def test_report_does_not_load_torch() -> None:
-    """The table must come at once: neither torch nor the detection packages are imported."""
+    """The table must come at once: neither torch nor the detection packages nor the readout are imported."""
     script = (
         "import sys, loco_det.report; "
-        "print([m for m in ('torch', 'numpy', 'mmcv', 'mmengine', 'mmdet') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'mmcv', 'mmengine', 'mmdet', 'pretrain.readout') if m in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", script]

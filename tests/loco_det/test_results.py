@@ -33,6 +33,8 @@ def split_result(bbox: float | None, segm: float | None, /, **changes: Any) -> S
         official=None,
         num_train_images=200,
         image_ids_sha256="ab" * 32,
+        num_val_images=50,
+        val_sha256="12" * 32,
         seed=0,
     )
     return SplitResult(**(values | changes))
@@ -111,6 +113,8 @@ def test_schema() -> None:
                 "official": None,
                 "num_train_images": 200,
                 "image_ids_sha256": "ab" * 32,
+                "num_val_images": 50,
+                "val_sha256": "12" * 32,
                 "seed": 0,
             }
         },
@@ -213,6 +217,10 @@ def test_impossible_precision(task: str, value: Any) -> None:
         ({"official": {"AP": 10**400, "AP50": 1.0}}, "official AP must be a finite number"),
         ({"official": {"AP": -1, "AP50": 1.0}}, "official AP must be a finite number from 0 to 100"),
         ({"image_ids_sha256": ""}, "image_ids_sha256 must be one line of text"),
+        ({"num_val_images": 0}, "num_val_images must be an integer of at least 1"),
+        ({"num_val_images": True}, "num_val_images must be an integer of at least 1"),
+        ({"val_sha256": None}, "val_sha256 must be one line of text"),
+        ({"val_sha256": " "}, "val_sha256 must be one line of text"),
     ],
 )
 def test_impossible_split(changes: dict[str, Any], message: str) -> None:

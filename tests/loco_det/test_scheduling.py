@@ -87,5 +87,7 @@ def test_gpus_are_those_of_the_environment(monkeypatch):
     """What CUDA_VISIBLE_DEVICES names, whatever there is; an empty value is none."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-0af")
     assert visible_gpus() == ["3", "GPU-0af"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1,1")
+    assert visible_gpus() == ["0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []

@@ -125,11 +125,28 @@ def test_notes_tell_what_is_wrong_in_the_paper(tmp_path: Path) -> None:
         "is shown",
         "the paper prints (+0.5) beside the COCO-10K AP^mk of LoCo (Ours) R-50 100 epochs, but its values give +0.3, which "
         "is shown",
+        "the paper averages over 5 splits; not the splits 0 to 4 are those of random on COCO-1K ([0, 1]), simclr (100 "
+        "epochs) on COCO-10K ([0, 1]), simclr (800 epochs) on COCO-10K ([0, 1]), loco (800 epochs) on COCO-10K ([0, 1])",
         'the paper tells no deviations, only that over its 5 splits "the variance is very small (< 0.2)"; our standard '
         "deviations: COCO-10K AP^bb 0.14 to 0.28, AP^mk 0.14 to 0.28; COCO-1K AP^bb 0.14, AP^mk 0.14",
     ]
     single = report(tmp_path / "one", [make_run("loco", [1.0])], table=3, paper=True)
     assert single.notes[-1].endswith("our standard deviations: none yet, they take two splits of a run")
+
+
+def test_note_on_other_numbers_of_splits(tmp_path: Path) -> None:
+    """A run of fewer splits is complete, but not the paper's; five, finished or not, need no note; nor other data sets."""
+    runs = [
+        make_run("loco", [1.0] * 5, epochs=100),
+        make_run("simclr", [1.0], epochs=100, requested=5),
+        make_run("gim", [1.0, 1.0], epochs=100),
+        make_run("gim", [1.0, 1.0], dataset="coco_mini", epochs=100),
+    ]
+    table = report(tmp_path, runs, table=3, paper=True)
+    assert [line for line in table.notes if "averages over" in line] == [
+        "the paper averages over 5 splits; not the splits 0 to 4 are those of gim on COCO-10K ([0, 1])"
+    ]
+    assert ap_report([tmp_path], table=3).notes == []
 
 
 def test_note_on_cityscapes(tmp_path: Path) -> None:
@@ -201,10 +218,10 @@ def test_csv_has_every_cell_of_the_layout(tmp_path: Path) -> None:
     assert len(rows) == len(TABLE_3.cells) * len(TABLE_3.datasets)
     by_key = {(row["method"], row["pretraining_epochs"], row["dataset"]): row for row in rows}
     loco = by_key["loco", "100", "coco10k"]
-    assert (loco["splits"], loco["requested_splits"], loco["bbox_delta"]) == ("3", "5", "")
+    assert (loco["bbox_splits"], loco["requested_splits"], loco["bbox_delta"]) == ("3", "5", "")
     assert float(loco["bbox_paper_delta"]) == pytest.approx(0.5)
     gim = by_key["gim", "800", "coco1k"]
-    assert (gim["splits"], gim["bbox_mean"], gim["segm_paper"]) == ("0", "", "11.7")
+    assert (gim["segm_splits"], gim["bbox_mean"], gim["segm_paper"]) == ("0", "", "11.7")
     plain = list(csv.DictReader(io.StringIO(ap_report([tmp_path], fmt="csv", table=2).text)))
     assert len(plain) == len(TABLE_2.cells) * len(TABLE_2.datasets) and "bbox_paper" not in plain[0]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -21,9 +22,10 @@ import loco_det.register  # noqa: F401  isort: skip
 from loco_det.detection_config import dataset_options, detector_config
 from loco_det.evaluation.detector_checkpoint import evaluate_checkpoint
 from loco_det.evaluation.results import METRICS
-from loco_det.experiment_inputs import use_data_root
+from loco_det.experiment_inputs import check_inputs, use_data_root
 from pretrain.encoders import build_encoder
 from tests.conftest import ROOT, assert_one_line_error
+from tests.loco_det.cityscapes_tree import ids_files, make_tree
 
 CONFIG = "configs/mask_rcnn_loco_demo.py"
 VAL = "annotations/instances_val2017.json"
@@ -66,8 +68,8 @@ def checkpoint(config, classes, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(config, checkpoint):
-    """The checkpoint's metrics and the file of its predictions."""
-    dump = checkpoint.with_name("predictions.json")
+    """The checkpoint's metrics and the prefix of the files of its predictions."""
+    dump = checkpoint.with_name("predictions")
     return evaluate_checkpoint(config, checkpoint, dump), dump
 
 
@@ -98,11 +100,14 @@ def test_numbers_and_dump_are_those_of_the_checkpoints_detector(evaluated, confi
     expected = predict(config, classes, synthetic_root, torch.load(checkpoint, weights_only=True)["state_dict"])
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(synthetic_root / VAL))
-        found = truth.loadRes(str(dump))
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        found = truth.loadRes(f"{dump}.bbox.json")
+        for task, results in (("bbox", found), ("segm", truth.loadRes(f"{dump}.segm.json"))):
+            evaluation = COCOeval(truth, results, task)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            points = [100 * value if value > -1 else None for value in evaluation.stats[:6]]
+            assert list(result[task].values()) == pytest.approx(points, abs=1e-12)
     assert result["images"] == len(expected) == 6
     assert len(found.anns) == sum(len(scores) for _, scores in expected.values()) > 20
     for image_id, (boxes, scores) in expected.items():
@@ -110,8 +115,6 @@ def test_numbers_and_dump_are_those_of_the_checkpoints_detector(evaluated, confi
         np.testing.assert_allclose([d["score"] for d in own], scores, atol=1e-5)
         boxes[:, 2:] -= boxes[:, :2]
         np.testing.assert_allclose([d["bbox"] for d in own], boxes, atol=1e-3)
-    points = [100 * value if value > -1 else None for value in evaluation.stats[:6]]
-    assert list(result["bbox"].values()) == pytest.approx(points, abs=1e-12)
     assert list(result["bbox"]) == list(result["segm"]) == list(METRICS)
     assert result["official"] is None
     json.dumps(result, allow_nan=False)
@@ -179,8 +182,43 @@ def test_a_backbone_is_no_detector(config, tmp_path):
 
 def test_a_folder_is_no_file_to_dump_to(config, checkpoint, tmp_path):
     """Told before the evaluation, not after it."""
-    with pytest.raises(ValueError, match="is a folder; name the file"):
+    with pytest.raises(ValueError, match="is a folder; give what the names of its files begin with"):
         evaluate_checkpoint(config, checkpoint, dump=tmp_path)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_evaluation(config, tmp_path):
+    """Before even the checkpoint is read."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot write to .*file .Not a directory"):
+        evaluate_checkpoint(config, "no/epoch_1.pth", dump=tmp_path / "file" / "predictions")
+
+
+def test_processes_that_do_not_share_the_images_are_refused(config, checkpoint, monkeypatch):
+    """Under torchrun with ``--launcher none`` each would evaluate all of them, and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for run in (lambda: evaluate_checkpoint(config, checkpoint), lambda: check_inputs(config)):
+        with pytest.raises(ValueError, match="WORLD_SIZE is 2, but every process would do all of the work alone"):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.unlink(), "official ground truth of 1 of 5 images is missing"),
+        (lambda file: Image.new("I;16", (64, 48)).save(file), "is 64 x 48 pixels, but its image is annotated as 128 x 96"),
+    ],
+    ids=["missing", "of another size"],
+)
+def test_unfit_ground_truth_of_cityscapes_is_told_before_the_evaluation(config, checkpoint, tmp_path, spoil, message):
+    """The official AP comes last, and its failure would take COCO's with it."""
+    root = make_tree(tmp_path / "cityscapes")
+    spoil(ids_files(root, "val")[2])
+    there = copy.deepcopy(config)
+    use_data_root(there, str(root))
+    there.data.update(val_ann="annotations/instancesonly_filtered_gtFine_val.json", val_images="leftImg8bit/val",
+                      official_gt="gtFine/val")
+    with pytest.raises(ValueError, match=message):
+        evaluate_checkpoint(there, checkpoint)
 
 
 @pytest.mark.slow
@@ -192,12 +230,13 @@ def test_the_tool_prints_the_numbers_of_the_training_run(synthetic_root, tmp_pat
     split = tmp_path / "w" / "split_0"
     file, = split.glob("epoch_*.pth")
     tested = run_tool("test_det", "configs/mask_rcnn_random_demo.py", file, "--data-root", synthetic_root,
-                      "--backend", "pycocotools", "--dump", tmp_path / "predictions.json")
+                      "--backend", "pycocotools", "--dump", tmp_path / "predictions")
     assert tested.returncode == 0, tested.stderr
     printed, result = json.loads(tested.stdout), json.loads((split / "result.json").read_text())
     for task in ("bbox", "segm"):
         assert printed[task] == pytest.approx(result[task], abs=1e-12)
-    assert isinstance(json.loads((tmp_path / "predictions.json").read_text()), list)
+    for task in ("bbox", "segm"):
+        assert isinstance(json.loads((tmp_path / f"predictions.{task}.json").read_text()), list)
 
 
 @pytest.mark.slow
@@ -209,16 +248,16 @@ def test_two_processes_find_what_one_finds(config, checkpoint, synthetic_root, t
     root = validation_part(synthetic_root, tmp_path / "set", content)
     there = copy.deepcopy(config)
     use_data_root(there, str(root))
-    alone = evaluate_checkpoint(there, checkpoint, tmp_path / "one.json")
+    alone = evaluate_checkpoint(there, checkpoint, tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "tools/test_det.py",
-               CONFIG, checkpoint, "--data-root", root, "--dump", tmp_path / "two.json",
+               CONFIG, checkpoint, "--data-root", root, "--dump", tmp_path / "two",
                "--cfg-options", "val_dataloader.batch_size=1"]
     finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     together = json.loads(finished.stdout)
     for task in ("bbox", "segm"):
         assert together[task] == pytest.approx(alone[task], abs=1e-6)
-    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.bbox.json", "two.bbox.json"))
     assert [d["image_id"] for d in one] == [d["image_id"] for d in two]
     np.testing.assert_allclose([d["score"] for d in two], [d["score"] for d in one], atol=1e-5)
 

@@ -30,3 +30,25 @@ def test_only_the_result_is_on_stdout():
     process = subprocess.run([sys.executable, "-c", TOOL.format(output="'table'")], cwd=ROOT, capture_output=True, text=True,
                              timeout=60)
     assert (process.returncode, process.stdout, process.stderr) == (0, "table\n", "a log line\n")
+
+
+FAILING = "from pretrain.cli import command\ndef main():\n    {statement}\ncommand(main)()\n"
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "last_line"),
+    [
+        ("import os; os.makedirs('/dev/null/results')", 2, "error: [Errno 20] Not a directory: '/dev/null/results'"),
+        ("open('/')", 2, "error: [Errno 21] Is a directory: '/'"),
+        ("raise FileNotFoundError('a.pth does not exist')", 2, "error: a.pth does not exist"),
+        ("raise OSError('no file is to blame')", 1, "OSError: no file is to blame"),
+        ("raise BrokenPipeError(32, 'Broken pipe')", 1, "BrokenPipeError: [Errno 32] Broken pipe"),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line(statement, code, last_line):
+    """Where an OSError names a file a user can mend it; all others keep their traceback."""
+    process = subprocess.run([sys.executable, "-c", FAILING.format(statement=statement)], cwd=ROOT, capture_output=True,
+                             text=True, timeout=60)
+    lines = process.stderr.splitlines()
+    assert (process.returncode, process.stdout, lines[-1]) == (code, "", last_line)
+    assert (len(lines) == 1) == (code == 2)

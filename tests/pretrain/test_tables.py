@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pretrain.tables import Heading, latex_table, markdown_table
+from pretrain.tables import Heading, epochs, latex_table, markdown_table
 
 ROWS = [["a", "1"], Heading("first"), ["b", "2"], Heading("second"), ["c", "3"]]
 
@@ -23,3 +23,8 @@ def test_latex_heading_spans_the_table_between_rules() -> None:
         r"\midrule", r"\multicolumn{2}{c}{second} \\", r"\midrule", r"c & 3 \\",
     ]  # fmt: skip
     assert r"\midrule" + "\n" + r"\midrule" not in latex_table(["x", "y"], ROWS[1:])
+
+
+def test_epochs_are_spelled_in_the_right_number() -> None:
+    """One epoch is not several."""
+    assert [epochs(number) for number in (0, 1, 2, 800)] == ["0 epochs", "1 epoch", "2 epochs", "800 epochs"]

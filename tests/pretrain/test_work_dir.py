@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pretrain.work_dir import check_work_dir, claim_work_dir, config_fingerprint, write_json
+from pretrain.work_dir import check_work_dir, check_writable, claim_work_dir, config_fingerprint, write_json
 
 CONFIG = dict(model=dict(rule="loco", units=(0, 3)), work_dir="a", launcher="none")
 
@@ -46,3 +46,14 @@ def test_json_is_standard_and_written_whole(tmp_path):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path):
+    """A folder, and one that could be made; neither below a file."""
+    check_writable(tmp_path)
+    check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(ValueError, match="cannot write to .*file .Not a directory"):
+            check_writable(folder)
