@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from loco_det.detection_config import RANDOM_INIT
 from loco_det.evaluation.results import PretrainedBackbone
+from loco_det.experiment_inputs import RANDOM_INIT
 from pretrain.checkpoints import BackboneFile, load_into, read_backbone
 from pretrain.cli import note
 from pretrain.encoders import build_encoder
@@ -55,13 +54,3 @@ def _rule(backbone: BackboneFile) -> str | None:
     rule: Any = backbone.meta.get("rule")
     name = rule.get("type") if isinstance(rule, dict) else rule
     return name if isinstance(name, str) else None
-
-
-def missing_backbone(config: Config) -> str | None:
-    """What to do where the config's backbone file is not there; None where nothing is missing."""
-    if config.pretrained.method == RANDOM_INIT:
-        return None
-    checkpoint = config.pretrained.get("checkpoint")
-    if checkpoint and Path(checkpoint).is_file():
-        return None
-    return f"backbone not found: {checkpoint}. {config.pretrained.hint} (or pass --pretrained PATH)"

@@ -11,10 +11,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from loco_det.experiment_inputs import RANDOM_INIT
 from pretrain import distributed
 from pretrain.encoders import build_encoder
 
-RANDOM_INIT = "random"  # the method without a checkpoint
 LAUNCHED = "pytorch"  # tells mmengine of several processes, which have been started already, by whichever launcher
 NEW_LAYER_NORMS: Mapping[str | None, dict | None] = {
     "SyncBN": dict(type="SyncBN", requires_grad=True),

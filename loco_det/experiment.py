@@ -27,12 +27,14 @@ from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_s
 from loco_det.detection_config import Split, split_config, split_dir
 from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
 from loco_det.evaluation.results import METRICS, RESULTS_FILE, TASKS, PretrainedBackbone, RunResults, SplitResult
-from loco_det.experiment_inputs import check_buildable, check_inputs, check_splits
+from loco_det.experiment_inputs import check_files, check_splits, process_problem
+from loco_det.experiment_parts import check_buildable
 from loco_det.locks import one_after_the_other, only_one_process
 from pretrain import distributed
 from pretrain.checkpoint_files import checkpoint_files, newest_intact
 from pretrain.checkpoints import file_sha256, load_checkpoint
 from pretrain.cli import note
+from pretrain.data.synthetic import ensure_configured
 from pretrain.errors import RunFailedError, RunInterrupted
 from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision, write_json, write_text
 
@@ -135,7 +137,11 @@ class Experiment:
     def __init__(self, config: Config, splits: Sequence[int] | None = None) -> None:
         self.config = config
         chosen = check_splits(config, splits)
-        check_inputs(config)
+        if problem := process_problem():
+            raise ValueError(problem)
+        with distributed.first_process_first():
+            ensure_configured(config)  # draws the data set that is drawn
+        check_files(config)
         import_modules_from_strings([name for name in config.custom_imports.imports if name != REGISTRATION])
         self.results_file = Path(config.work_dir) / RESULTS_FILE
         self._pretrained = check_backbone(config)

@@ -1,29 +1,48 @@
-"""What a detection experiment is told on the command line, and whether all that it needs is in its place."""
+"""What a detection experiment is told on the command line, and whether all that it needs is in its place.
+
+Nothing here takes seconds to import: a missing file must not wait for a detector's libraries.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    HOOKS,
-    LOOPS,
-    MODELS,
-    PARAM_SCHEDULERS,
-    TRANSFORMS,
-    DefaultScope,
-    Registry,
-)
 
-from loco_det.backbone_file import missing_backbone
-from loco_det.detection_config import RANDOM_INIT, Split, split_config
-from pretrain import distributed
-from pretrain.data.synthetic import ensure_configured
+from pretrain.cli import load_config
+
+RANDOM_INIT = "random"  # the method without a checkpoint
+NEEDED_KEYS = ("model", "data", "protocol", "pretrained", "train_dataloader", "train_cfg")
+DEFAULT_WORK_DIR = "work_dirs"
+
+
+def detection_configs(args: argparse.Namespace) -> list[Config]:
+    """The configs with the command line's overrides. Of several each has a directory of its own below ``--work-dir``.
+
+    Raises:
+        ValueError: one does not resolve, is of another kind or given twice, an option does not fit it, or files are missing.
+    """
+    paths, parent = args.configs, DEFAULT_WORK_DIR
+    if len(paths) > 1:
+        if args.pretrained:
+            raise ValueError(f"--pretrained {args.pretrained} is of one config, but {len(paths)} are given")
+        parent, args.work_dir = args.work_dir or parent, None
+    configs = [load_config(path, args, parent, NEEDED_KEYS) for path in paths]
+    work_dirs = [config.work_dir for config in configs]
+    for path, work_dir in zip(paths, work_dirs, strict=True):
+        if work_dirs.count(work_dir) > 1:
+            raise ValueError(f"{path} shares the work directory {work_dir} with another of the configs; run it by itself")
+    for config in configs:
+        if args.data_root:
+            use_data_root(config, args.data_root)
+        if args.pretrained:
+            use_pretrained(config, args.pretrained)
+        check_splits(config, args.splits)
+        check_files(config)
+    return configs
 
 
 def use_data_root(config: Config, data_root: str) -> None:
@@ -58,71 +77,31 @@ def check_splits(config: Config, splits: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def check_buildable(config: Config, classes: Sequence[str]) -> None:
-    """Builds detector and optimizer once and looks up what else a run is made of, so that it is told now what does not fit.
-
-    Args:
-        config: resolved config with ``work_dir`` set; all that it names is registered.
-        classes: of the data set.
-
-    Raises:
-        ValueError: an option does not fit, the batch cannot be shared by the processes, or a type is not known.
-    """
-    split = Split(0, 0, Path("none.json"), 1, "")
-    run = split_config(config, split, Path("none.json"), classes)
-    for registry, key, part in _registered_parts(run):
-        with registry.switch_scope_and_registry("mmdet") as known:
-            if known.get(part["type"]) is None:
-                raise ValueError(f"{key}.type is {part['type']!r}, which is not known; is it misspelled, or does "
-                                 "custom_imports lack its module?")
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        detector = MODELS.build(run.model)
-        try:
-            build_optim_wrapper(detector, run.optim_wrapper)
-        except (TypeError, AttributeError, KeyError, AssertionError) as error:
-            raise ValueError(f"options of optim_wrapper do not fit: {error}") from error
-
-
-def _registered_parts(run: Config) -> Iterator[tuple[Registry, str, Mapping]]:
-    """What is built only when a run begins: where it must be registered, its key in the config, and its config."""
-    for name in ("train_dataloader", "val_dataloader"):
-        loader = run[name]
-        yield DATA_SAMPLERS, f"{name}.sampler", loader.sampler
-        yield DATASETS, f"{name}.dataset", loader.dataset
-        for index, step in enumerate(loader.dataset.pipeline):
-            yield TRANSFORMS, f"{name}.dataset.pipeline.{index}", step
-    yield LOOPS, "train_cfg", run.train_cfg
-    for index, scheduler in enumerate(run.get("param_scheduler") or []):
-        yield PARAM_SCHEDULERS, f"param_scheduler.{index}", scheduler
-    for name, hook in run.default_hooks.items():
-        if hook:
-            yield HOOKS, f"default_hooks.{name}", hook
-    for index, hook in enumerate(run.get("custom_hooks") or []):
-        yield HOOKS, f"custom_hooks.{index}", hook
-
-
 def process_problem() -> str | None:
     """What is wrong where several processes were started that do not know of each other; None if nothing is."""
+    from pretrain import distributed
+
     if distributed.world_size() == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return (f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but every process would do all of the work alone: start them "
                 "with torchrun and without --launcher none")
     return None
 
 
-def check_inputs(config: Config) -> None:
-    """Checks within a moment that every file the run needs is in its place, and draws the data set that it draws itself.
+def check_files(config: Config) -> None:
+    """Checks within a moment that every file the run needs is in its place.
 
     Raises:
         ValueError: names all that is missing, and where to get it.
     """
-    with distributed.first_process_first():
-        ensure_configured(config)
     data, root = config.data, Path(config.data.root)
     wanted = [data.train_ann, data.train_images, data.val_ann, data.val_images, *filter(None, [data.get("official_gt")])]
     missing = [str(root / path) for path in wanted if not (root / path).exists()]
-    problems = [*filter(None, [process_problem()])]
-    if missing:
+    problems = []
+    if missing and "synthetic_data" not in config:  # that one is drawn
         problems.append(f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)")
-    problems += filter(None, [missing_backbone(config)])
+    if config.pretrained.method != RANDOM_INIT:
+        checkpoint = config.pretrained.get("checkpoint")
+        if not checkpoint or not Path(checkpoint).is_file():
+            problems.append(f"backbone not found: {checkpoint}. {config.pretrained.hint} (or pass --pretrained PATH)")
     if problems:
         raise ValueError("; ".join(problems))

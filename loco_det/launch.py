@@ -11,20 +11,16 @@ from mmengine.config import Config
 
 from loco_det.detection_config import split_dir
 from loco_det.experiment import Experiment, run_experiments
-from loco_det.experiment_inputs import use_data_root, use_pretrained
 from loco_det.scheduling import Job, gpu_groups, run_jobs, visible_gpus
 from pretrain import distributed
-from pretrain.cli import load_config
 from pretrain.errors import RunFailedError, RunInterrupted
 
-NEEDED_KEYS = ("model", "data", "protocol", "pretrained", "train_dataloader", "train_cfg")
-DEFAULT_WORK_DIR = "work_dirs"
 
-
-def train_detectors(args: argparse.Namespace, tool: str) -> list[Path]:
+def train_detectors(configs: Sequence[Config], args: argparse.Namespace, tool: str) -> list[Path]:
     """Trains every config over its splits.
 
     Args:
+        configs: what :func:`loco_det.experiment_inputs.detection_configs` made of the arguments.
         args: of ``tools/train_det.py``.
         tool: the tool's own file, which runs on GPUs of their own are started with.
 
@@ -34,7 +30,6 @@ def train_detectors(args: argparse.Namespace, tool: str) -> list[Path]:
     Raises:
         ValueError, RunFailedError, RunInterrupted: see :func:`loco_det.experiment.run_experiments`.
     """
-    configs = detection_configs(args)
     if args.gpus_per_run is not None:
         return _train_packed(configs, args, tool)
     distributed.start_processes(args.launcher or distributed.find_launcher())
@@ -45,30 +40,6 @@ def train_detectors(args: argparse.Namespace, tool: str) -> list[Path]:
         raise
     distributed.stop_processes()
     return results
-
-
-def detection_configs(args: argparse.Namespace) -> list[Config]:
-    """The configs with the command line's overrides. Of several each has a directory of its own below ``--work-dir``.
-
-    Raises:
-        ValueError: one does not resolve, is of another kind or given twice, or an option does not fit it.
-    """
-    paths, parent = args.configs, DEFAULT_WORK_DIR
-    if len(paths) > 1:
-        if args.pretrained:
-            raise ValueError(f"--pretrained {args.pretrained} is of one config, but {len(paths)} are given")
-        parent, args.work_dir = args.work_dir or parent, None
-    configs = [load_config(path, args, parent, NEEDED_KEYS) for path in paths]
-    work_dirs = [config.work_dir for config in configs]
-    for path, work_dir in zip(paths, work_dirs, strict=True):
-        if work_dirs.count(work_dir) > 1:
-            raise ValueError(f"{path} shares the work directory {work_dir} with another of the configs; run it by itself")
-    for config in configs:
-        if args.data_root:
-            use_data_root(config, args.data_root)
-        if args.pretrained:
-            use_pretrained(config, args.pretrained)
-    return configs
 
 
 def _train_packed(configs: Sequence[Config], args: argparse.Namespace, tool: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""When a pretraining run is saved, and where its random numbers go on when it is resumed."""
+"""When a run is saved, and where its random numbers go on when it is resumed."""
 
 from __future__ import annotations
 

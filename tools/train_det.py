@@ -2,12 +2,14 @@
 
     python tools/train_det.py configs/mask_rcnn_loco_demo.py --pretrained backbones/loco.pth
     python tools/train_det.py configs/mask_rcnn_loco_coco10k.py --data-root /data/coco --splits 0 1
-    torchrun --nproc-per-node 8 tools/train_det.py configs/mask_rcnn_{simclr,gim,loco}_coco.py    # all processes on each run
-    python tools/train_det.py configs/mask_rcnn_*_coco1k.py --gpus-per-run 1                      # many runs at a time
+    torchrun --nproc-per-node 8 tools/train_det.py configs/mask_rcnn_loco_coco.py                # all processes on each run
+    python tools/train_det.py configs/mask_rcnn_{simclr,gim,loco}_coco.py --gpus-per-run 8       # each run started by itself
+    python tools/train_det.py configs/mask_rcnn_*_coco1k.py --gpus-per-run 1                     # many runs at a time
 
 The batch size of a config is that of all processes together. A split that is finished is not run again; with --resume, one
-that was begun goes on from its last checkpoint. A run that fails does not keep the others from being carried out. The log
-goes to stderr and to the work directory; the path of each results.json is printed on stdout.
+that was begun goes on from its last checkpoint. A run that fails does not keep the others from being carried out, except
+within torchrun or SLURM. Of several configs, each has a directory of its own below --work-dir. The log goes to stderr and to
+the work directory; the path of each results.json is printed on stdout.
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ def main() -> str:
     parser.add_argument("--gpus-per-run", type=int, metavar="N", help="give each run N of the GPUs, many at a time")
     add_config_arguments(parser, data_root_help="folder of the detection data set, instead of the config's")
     args = parser.parse_args()
+    from loco_det.experiment_inputs import detection_configs
+
+    configs = detection_configs(args)  # what is missing is told before libraries of detection are imported
     from loco_det.launch import train_detectors
 
-    return "\n".join(map(str, train_detectors(args, tool=__file__)))
+    return "\n".join(map(str, train_detectors(configs, args, tool=__file__)))
 
 
 if __name__ == "__main__":

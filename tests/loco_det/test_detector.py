@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 
 from loco_det.detection_config import detector_config
 from pretrain.optimizers import LossScalingOptimWrapper
-from tests.loco_det.test_data_parallel import demo_config, make_batch
+from tests.loco_det.test_data_parallel_detector import demo_config, make_batch
 
 
 def make_detector(**options) -> torch.nn.Module:

@@ -22,7 +22,7 @@ import loco_det.register  # noqa: F401  isort: skip
 from loco_det.detection_config import dataset_options, detector_config
 from loco_det.evaluation.detector_checkpoint import evaluate_checkpoint
 from loco_det.evaluation.results import METRICS
-from loco_det.experiment_inputs import check_inputs, use_data_root
+from loco_det.experiment_inputs import use_data_root
 from pretrain.encoders import build_encoder
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.cityscapes_tree import ids_files, make_tree
@@ -196,7 +196,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_evaluation(config,
 def test_processes_that_do_not_share_the_images_are_refused(config, checkpoint, monkeypatch):
     """Under torchrun with ``--launcher none`` each would evaluate all of them, and write the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for run in (lambda: evaluate_checkpoint(config, checkpoint), lambda: check_inputs(config)):
+    for run in (lambda: evaluate_checkpoint(config, checkpoint), lambda: Experiment(config)):
         with pytest.raises(ValueError, match="WORLD_SIZE is 2, but every process would do all of the work alone"):
             run()
 
