@@ -22,6 +22,7 @@ import loco_det.register  # noqa: F401  isort: skip
 from loco_det.detection_config import dataset_options, detector_config
 from loco_det.evaluation.detector_checkpoint import evaluate_checkpoint
 from loco_det.evaluation.results import METRICS
+from loco_det.experiment import Experiment
 from loco_det.experiment_inputs import use_data_root
 from pretrain.encoders import build_encoder
 from tests.conftest import ROOT, assert_one_line_error
