@@ -8,10 +8,12 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from pretrain.encoders import Encoder
+from pretrain.encoders.layers import conv, init_like_resnet
 
-DEPTHS = {
+CONV_PARTS = {
     "stage": "as deep as the next stage of the encoder",
     "network": "unit and decoder together are as deep as the encoder",
+    "plain_conv": "a 3x3 convolution with batch norm and ReLU, and on the encoder's end nothing",
 }
 NORMS = {
     "hidden": "after every linear layer but the last",
@@ -21,7 +23,7 @@ NORMS = {
 
 
 class Decoder(nn.Module):
-    """Residual convolution blocks (optional), global average pooling and an MLP (LoCo, sections 4.2, 5.1 and 5.4).
+    """Convolutions (optional), global average pooling and an MLP (LoCo, sections 4.2, 5.1 and 5.4).
 
     The paper leaves the MLP's hidden width and the place of its normalisation open: the width is that of the pooled
     features as in SimCLR, and batch norm stands where ``norm`` says.
@@ -30,9 +32,10 @@ class Decoder(nn.Module):
         encoder: the encoder whose kind of residual block the convolutional part uses.
         block: the unit's last block.
         conv_blocks: residual blocks before the pooling: a number (0 for SimCLR and GIM, 1 for LoCo in the main results),
-            or a name in :data:`DEPTHS`, for which see :func:`conv_part`.
-        downsample: whether the first of a number of blocks halves the resolution (Table 4: "w/o ds" otherwise). Blocks
-            taken from an encoder downsample where the encoder does.
+            or what a name in :data:`CONV_PARTS` says, for which see :func:`conv_part`. The projector of decoupled SimCLR
+            is ``conv_blocks="plain_conv", norm="none"`` (Fournier et al., 2023, appendix, "Split details").
+        downsample: whether the first of a number of blocks, or the plain convolution, halves the resolution (Table 4:
+            "w/o ds" otherwise). Blocks taken from an encoder downsample where the encoder does.
         mlp_layers: linear layers, >= 1; 2 in the main results, 4 in the rows of Table 4 that add a "2-layer MLP".
         norm: where batch norm stands in the MLP, a name in :data:`NORMS`.
         hidden_channels: width of the hidden layers, the pooled features' by default.
@@ -80,18 +83,24 @@ def conv_part(
     downsample: bool,
     fresh_encoder: Callable[[], Encoder] | None,
 ) -> tuple[list[nn.Module], int]:
-    """The residual blocks of a decoder on the output of ``block``, and the channels that they yield.
+    """The convolutional part of a decoder on the output of ``block``, and the channels that it yields.
 
     - A number of blocks: of the kind and width of ``block``; the first halves the resolution if ``downsample``.
     - ``"network"``: all of the encoder's blocks above, made anew. The top unit gets none.
     - ``"stage"``: the encoder's blocks above up to the end of the next stage, made anew: that stage, and before it the rest
       of the unit's last stage where the unit ends inside one. In the top stage, which has no next one, a number of blocks:
       as many as that stage has.
+    - ``"plain_conv"``: a 3x3 convolution of the width of ``block`` with batch norm and ReLU, of stride 2 if ``downsample``;
+      the unit at the encoder's end gets none.
 
     Raises:
         ValueError: ``conv_blocks`` is neither a number >= 0 nor known, or ``fresh_encoder`` is lacking.
     """
-    if conv_blocks in DEPTHS:
+    if conv_blocks == "plain_conv":
+        at_end = block == encoder.num_blocks - 1
+        channels = encoder.block_channels[block]
+        return [] if at_end else [_plain_conv(channels, stride=2 if downsample else 1)], channels
+    if conv_blocks in CONV_PARTS:
         ranges = list(encoder.stages.values())
         stage = next(k for k, (start, end) in enumerate(ranges) if start <= block < end)
         in_top_stage = stage == len(ranges) - 1
@@ -100,10 +109,16 @@ def conv_part(
             return _blocks_made_anew(fresh_encoder, block + 1, end), encoder.block_channels[end - 1]
         conv_blocks = ranges[stage][1] - ranges[stage][0]
     if type(conv_blocks) is not int or conv_blocks < 0:
-        raise ValueError(f"decoder has conv_blocks={conv_blocks!r}; a number of at least 0 or one of {', '.join(DEPTHS)} "
-                         "is needed")
+        raise ValueError(f"decoder has conv_blocks={conv_blocks!r}; a number of at least 0 or one of "
+                         f"{', '.join(CONV_PARTS)} is needed")
     strides = [2 if downsample and i == 0 else 1 for i in range(conv_blocks)]
     return [encoder.decoder_block(block, stride) for stride in strides], encoder.block_channels[block]
+
+
+def _plain_conv(channels: int, stride: int) -> nn.Sequential:
+    layers = nn.Sequential(conv(channels, channels, 3, stride), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+    init_like_resnet(layers)
+    return layers
 
 
 def _blocks_made_anew(fresh_encoder: Callable[[], Encoder] | None, start: int, end: int) -> list[nn.Module]:

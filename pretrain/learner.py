@@ -19,7 +19,7 @@ from pretrain.distributed import GradientAverager, average
 from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop
 from pretrain.local_units import LocalUnit, build_units, unit_names, untrained_blocks
-from pretrain.losses import NTXentLoss
+from pretrain.losses import NTXentLoss, SubsampledNTXentLoss
 from pretrain.sequential import check_separable
 from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
 
@@ -37,6 +37,8 @@ class LocalContrastiveLearner(BaseModel):
         rule: learning rule or list of block ranges, see :func:`pretrain.local_units.build_units`.
         decoder: options of :class:`~pretrain.decoders.Decoder`, the same for every unit.
         temperature: tau of NT-Xent.
+        subsampling: options of :class:`~pretrain.losses.SubsampledNTXentLoss`, the same for every unit, such as
+            ``dict(threshold=0.0)``; None keeps all pairs.
         autocast: ``"bfloat16"`` or ``"float16"`` to run the forward passes in that type, None for float32; float16 needs the
             :class:`~pretrain.optimizers.LossScalingOptimWrapper`. NT-Xent is computed in float32 whatever this is.
         channels_last: keep convolution weights and inputs in channels-last order.
@@ -59,6 +61,7 @@ class LocalContrastiveLearner(BaseModel):
         rule: str | Mapping | Sequence,
         decoder: Mapping | None = None,
         temperature: float = 0.1,
+        subsampling: Mapping | None = None,
         autocast: str | None = None,
         channels_last: bool = False,
         compile: str | None = None,
@@ -75,6 +78,8 @@ class LocalContrastiveLearner(BaseModel):
                              "graphs apart; leave one of them out")
         self.autocast = autocast
         self.loss = NTXentLoss(temperature)
+        if subsampling is not None:
+            self.loss = _build("subsampling", SubsampledNTXentLoss, subsampling, temperature)
         self.encoder = build_encoder(encoder)
         self.units = build_units(rule, self.encoder.stages, allow_untrained)
         self.unit_names = unit_names(self.units, self.encoder.stages)
@@ -109,7 +114,8 @@ class LocalContrastiveLearner(BaseModel):
 
         Returns:
             Log variables: ``loss`` (sum over units), and per unit ``loss_<unit>`` and ``accuracy_<unit>`` (contrastive
-            accuracy, 0 to 1); with soft sharing ``penalty``, which ``loss`` does not contain.
+            accuracy, 0 to 1), with subsampling also ``kept_positive_<unit>`` and ``kept_negative_<unit>`` (shares of pairs,
+            0 to 1); with soft sharing ``penalty``, which ``loss`` does not contain. All are of the global batch.
         """
         self.check_optim_wrapper(optim_wrapper)
         views = self.data_preprocessor(data, training=True)["views"]
@@ -202,17 +208,17 @@ class _Objective:
 
     Attributes:
         loss: the mean loss over this process's rows, detached.
-        accuracy: the contrastive accuracy of these rows.
+        metrics: what else the loss tells of these rows by name, such as the contrastive accuracy.
     """
 
     def __init__(self, decoder: nn.Module, loss: NTXentLoss, scale: Callable[[Tensor], Tensor]) -> None:
         self._decoder, self._loss, self._scale = decoder, loss, scale
         self.loss: Tensor | None = None
-        self.accuracy: Tensor | None = None
+        self.metrics: dict[str, Tensor] = {}
 
     def __call__(self, features: Tensor) -> Tensor:
         """Feature map ``(2N, C, h, w)`` -> the loss, scaled for the backward pass."""
-        loss, self.accuracy = self._loss(self._decoder(features))
+        loss, self.metrics = self._loss(self._decoder(features))
         self.loss = loss.detach()
         return self._scale(loss)
 
@@ -222,11 +228,12 @@ def _unscaled(loss: Tensor) -> Tensor:
 
 
 def _logs_of(objectives: Mapping[str, _Objective]) -> dict[str, Tensor]:
-    """Losses and accuracies by unit, means over all processes, and the sum of the losses."""
-    values = average(torch.stack([torch.stack([o.loss, o.accuracy]) for o in objectives.values()]))  # (units, 2)
+    """Losses and metrics by unit, means over all processes, and the sum of the losses."""
+    by_unit = {unit: {"loss": o.loss, **o.metrics} for unit, o in objectives.items()}
+    values = average(torch.stack([torch.stack([*quantities.values()]) for quantities in by_unit.values()]))  # (units, q)
     logs = {"loss": values[:, 0].sum()}
-    logs |= {f"loss_{name}": loss for name, loss in zip(objectives, values[:, 0], strict=True)}
-    logs |= {f"accuracy_{name}": accuracy for name, accuracy in zip(objectives, values[:, 1], strict=True)}
+    for quantity, column in zip(next(iter(by_unit.values())), values.T, strict=True):
+        logs |= {f"{quantity}_{unit}": value for unit, value in zip(by_unit, column, strict=True)}
     return logs
 
 

@@ -3,7 +3,7 @@
 An encoder is a sequence of blocks. A local unit is a contiguous run of blocks with a loss on the output of its last block;
 the loss reaches and updates exactly these blocks and the unit's decoder. Every learning rule is a list of units:
 end-to-end SimCLR has one that spans the encoder, Greedy InfoMax one a stage, LoCo one a stage that reaches down into the
-stage below (LoCo, section 4.1, figure 1).
+stage below (LoCo, section 4.1, figure 1), decoupled SimCLR K of equal length (Fournier et al., 2023, section 3.1).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 Stages = Mapping[str, tuple[int, int]]
 
@@ -122,12 +123,53 @@ def sharing_units(stages: Stages, blocks: int) -> list[LocalUnit]:
     ]
 
 
+def decoupled_units(
+    stages: Stages, k: int | None = None, cuts: Sequence[int] | None = None, window: int = 1
+) -> list[LocalUnit]:
+    """The encoder cut into runs of blocks with a loss each, wherever its stages end (Fournier et al., 2023, section 3.1).
+
+    Args:
+        stages: the encoder's stages.
+        k: number of runs, all of the same number of blocks: 4, 8 and 16 of ResNet-50 are the paper's (table 3), 1 is
+            end-to-end SimCLR.
+        cuts: instead of ``k``, where to cut, ascending: a cut point ``c`` lies between blocks ``c - 1`` and ``c``.
+        window: runs that a loss reaches, its own included; 1 is the paper's, 2 adds LoCo's overlap, which neither paper has.
+
+    Raises:
+        ValueError: neither or both of ``k`` and ``cuts`` are given, the encoder cannot be cut so, or ``window`` is below 1.
+    """
+    if (k is None) == (cuts is None):
+        raise ValueError(f"the decoupled rule has k={k!r} and cuts={cuts!r}; give one of them, k=4 or cuts=[4, 8, 12]")
+    num_blocks = _ends(stages)[-1]
+    inner = _equal_cuts(k, num_blocks) if cuts is None else _checked_cuts(cuts, num_blocks)
+    runs = {f"run{index}": run for index, run in enumerate(pairwise([0, *inner, num_blocks]))}
+    return windowed_units(runs, window)
+
+
+def _equal_cuts(k: int, num_blocks: int) -> list[int]:
+    possible = [number for number in range(1, num_blocks + 1) if num_blocks % number == 0]
+    if type(k) is not int or k not in possible:
+        raise ValueError(f"an encoder of {num_blocks} blocks cannot be cut into k={k!r} equal runs; k can be "
+                         f"{', '.join(map(str, possible))}, and cuts=[...] sets other cut points")
+    return list(range(num_blocks // k, num_blocks, num_blocks // k))
+
+
+def _checked_cuts(cuts: Sequence[int], num_blocks: int) -> list[int]:
+    if not isinstance(cuts, Sequence) or not all(type(cut) is int and 0 < cut < num_blocks for cut in cuts):
+        raise ValueError(f"cuts={cuts!r} are no cut points of an encoder of {num_blocks} blocks; a list of block indices "
+                         f"from 1 to {num_blocks - 1} is needed")
+    if any(upper <= lower for lower, upper in pairwise(cuts)):
+        raise ValueError(f"cuts={list(cuts)} are not ascending; {sorted(set(cuts))} would be")
+    return list(cuts)
+
+
 RULES: dict[str, Callable[..., list[LocalUnit]]] = {
     "simclr": simclr_units,
     "gim": gim_units,
     "loco": loco_units,
     "upper_gradient": upper_gradient_units,
     "sharing": sharing_units,
+    "decoupled": decoupled_units,
 }
 
 

@@ -18,6 +18,7 @@ from pretrain.data.resident import ResidentImages
 from pretrain.data.synthetic import SyntheticConfig
 from pretrain.data.views import TwoViews
 from pretrain.learner import LocalContrastiveLearner
+from pretrain.losses import SubsampledNTXentLoss
 from pretrain.optimizers import LARS
 from pretrain.work_dir import EXECUTION_KEYS, git_revision
 
@@ -94,9 +95,10 @@ def pretraining_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         Plain data: ``data`` (type of data set, source, split, ``root``: the folder's name, views and image size),
         ``batch_size`` (of all processes together), ``optim_wrapper``, ``param_scheduler``, ``epochs``, ``precision``, and
-        what else the model has, such as ``temperature``.
+        what else the model has, such as ``temperature`` and ``subsampling`` (None where all pairs are kept).
     """
     model = _with_defaults(config["model"])
+    model["subsampling"] = _subsampling_settings(model.get("subsampling"))
     told_elsewhere = RECIPE_KEYS | {"type", "data_preprocessor", "autocast"}
     settings = {
         "data": _data_settings(config),
@@ -125,6 +127,14 @@ def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         data["synthetic_data"] = _with_defaults(config["synthetic_data"], SyntheticConfig)
         data["synthetic_data"].pop("root", None)
     return _without_execution(data)
+
+
+def _subsampling_settings(options: Any) -> Any:
+    if not isinstance(options, Mapping):  # None, or what the learner will refuse
+        return options
+    if options.get("threshold") is None:  # plain NT-Xent, whatever the other options
+        return None
+    return _with_defaults(options, SubsampledNTXentLoss)
 
 
 def _with_defaults(options: Mapping[str, Any], make: Callable | None = None) -> dict[str, Any]:

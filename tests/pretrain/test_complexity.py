@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 from torchvision.models import resnet50
 
 from pretrain.cli import encoder_spec
-from pretrain.complexity import BATCH, format_table, stage_complexity
+from pretrain.complexity import BATCH, format_table, stage_complexity, unit_macs
 from pretrain.encoders import Encoder, build_encoder
+from pretrain.local_units import LocalUnit, build_units
 from tests.conftest import assert_one_line_error
 
 
@@ -41,6 +43,17 @@ def test_computation_of_table_6(name, gflops, percent):
     complexity = stage_complexity(build_encoder(name))
     assert complexity.total("flops") / 1e9 == pytest.approx(gflops, rel=0.015)
     assert [*complexity.percent("flops").values()] == pytest.approx(percent, abs=0.2)
+
+
+@pytest.mark.parametrize("spec", ["resnet18", "shufflenet_v2_50", encoder_spec("timm/convnext_atto")])
+def test_units_add_up_to_what_stages_cost(spec):
+    """Units that are the stages cost what the stages do, the whole what all do, and overlapping ones what both reach."""
+    encoder = build_encoder(spec)
+    stages = [stage.flops for stage in stage_complexity(encoder, 64).stages]
+    assert unit_macs(encoder, build_units("gim", encoder.stages), 64) == stages
+    assert unit_macs(encoder, build_units("simclr", encoder.stages), 64) == [sum(stages)]
+    loco = unit_macs(encoder, build_units("loco", encoder.stages), 64)
+    assert loco == [stages[0], *(lower + upper for lower, upper in pairwise(stages))]
 
 
 @pytest.mark.parametrize(("name", "percent"), [
@@ -136,6 +149,13 @@ def test_sizes_that_do_not_work(input_size, message):
     """The stage is named, and the smallest size that works."""
     with pytest.raises(ValueError, match=message):
         stage_complexity(ThreeConvolutions(), input_size)
+
+
+def test_units_on_images_that_are_too_small():
+    """The stage and its block are named, and the smallest size that works."""
+    message = "stage second, block 1, cannot work on images of 1 px: .*; the smallest size that works is 3"
+    with pytest.raises(ValueError, match=message):
+        unit_macs(ThreeConvolutions(), [LocalUnit(0, 2)], 1)
 
 
 def test_an_encoder_that_never_works():

@@ -25,6 +25,7 @@ CASES = {
     "simclr, blocks run again": dict(rule="simclr", recompute="block"),
     "upper gradient": dict(rule="upper_gradient"),
     "soft sharing": dict(rule="loco", soft_sharing=dict(coefficient=0.1)),
+    "subsampling": dict(rule="loco", subsampling=dict(threshold=0.3, average_over="kept")),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from pretrain.decoders import Decoder
 from pretrain.encoders import build_encoder
@@ -44,6 +45,36 @@ def test_decoders_as_deep_as_stages_or_the_network(conv_blocks, block, blocks, c
     assert not any(p.data_ptr() in own for p in decoder.parameters())
 
 
+@pytest.mark.parametrize("channels_of_block", [(0, 64), (3, 128), (6, 512)])
+def test_projector_of_decoupled_simclr(channels_of_block):
+    """Second paper, appendix: the layers in its words, with the same weights, give the same projections."""
+    block, channels = channels_of_block
+    torch.manual_seed(0)
+    decoder = Decoder(build_encoder("resnet18"), block, "plain_conv", norm="none")
+    reference = nn.Sequential(
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 128),
+    )
+    for theirs, ours in zip(reference.parameters(), decoder.parameters(), strict=True):
+        theirs.data.copy_(ours.data)
+    x = torch.randn(4, channels, 9, 9)
+    torch.testing.assert_close(decoder(x), reference(x))
+
+
+def test_projector_at_the_end_is_simclrs():
+    """Second paper, appendix: pooling and a 2-layer MLP for the final layer, on whichever encoder."""
+    decoder = Decoder(build_encoder("resnet18"), 7, "plain_conv", norm="none")
+    assert [type(m) for m in decoder.modules() if not any(m.children())] == [
+        nn.Sequential, nn.AdaptiveAvgPool2d, nn.Linear, nn.ReLU, nn.Linear]
+    assert decoder(torch.randn(2, 512, 3, 3)).shape == (2, 128)
+
+
+def test_plain_convolution_without_downsampling():
+    """``downsample=False`` keeps the resolution, as it does for residual blocks."""
+    decoder = Decoder(build_encoder("resnet18"), 3, "plain_conv", downsample=False)
+    assert decoder.convs(torch.randn(2, 128, 9, 9)).shape == (2, 128, 9, 9)
+
+
 def test_blocks_are_made_anew():
     """Layers like the encoder's, with other random weights."""
     torch.manual_seed(0)
@@ -70,8 +101,8 @@ def test_place_of_the_normalisation(norm, norms, biases):
 
 @pytest.mark.parametrize(("options", "message"), [
     (dict(mlp_layers=0), "mlp_layers=0; at least 1"),
-    (dict(conv_blocks=-1), "conv_blocks=-1; a number of at least 0 or one of stage, network"),
-    (dict(conv_blocks="stages"), "conv_blocks='stages'; a number of at least 0 or one of stage, network"),
+    (dict(conv_blocks=-1), "conv_blocks=-1; a number of at least 0 or one of stage, network, plain_conv"),
+    (dict(conv_blocks="stages"), "conv_blocks='stages'; a number of at least 0 or one of stage, network, plain_conv"),
     (dict(conv_blocks=1.5), "conv_blocks=1.5"),
     (dict(conv_blocks="stage"), "needs fresh_encoder"),
     (dict(norm="last"), "norm='last'; known are hidden, all, none"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from functools import partial
 
@@ -33,6 +34,50 @@ def test_every_unit_learns(rule, autocast):
     assert logs[0].keys() == {"loss", *(f"loss_{u}" for u in units), *(f"accuracy_{u}" for u in units)}
     for unit in units:
         assert logs[-1][f"loss_{unit}"] < 0.5 * logs[0][f"loss_{unit}"], unit
+
+
+def test_kept_shares_are_logged_for_every_unit():
+    """They are those of the units' projections, counted pair by pair; the loss is what the units train on."""
+    torch.manual_seed(0)
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "gim", subsampling=dict(threshold=0.5))
+    images = batch()["views"].transpose(0, 1).flatten(0, 1)
+    with torch.no_grad():
+        features = copy.deepcopy(learner)(images)
+        projections = {unit: copy.deepcopy(decoder)(features[unit])
+                       for unit, decoder in zip(features, learner.decoders, strict=True)}
+    logs = learner.train_step(batch(), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
+    quantities = ("loss", "accuracy", "kept_positive", "kept_negative")
+    assert list(logs) == ["loss", *(f"{quantity}_{unit}" for quantity in quantities for unit in features)]
+    for unit, z in projections.items():
+        kept = torch.nn.functional.cosine_similarity(z[:, None], z[None], dim=2) >= 0.5  # (16, 16)
+        positives = kept[:8, 8:].diagonal()
+        assert logs[f"kept_positive_{unit}"].item() == pytest.approx(positives.float().mean().item())
+        negatives = kept.sum() - kept.diagonal().sum() - 2 * positives.sum()
+        assert logs[f"kept_negative_{unit}"].item() == pytest.approx(negatives.item() / (16 * 14))
+    assert 0 < sum(logs[f"kept_negative_{unit}"] for unit in features) < 4  # the threshold tells pairs apart
+
+
+def test_no_threshold_is_the_plain_loss_to_the_bit():
+    """Subsampling without a threshold takes the same steps as none."""
+    states = []
+    for subsampling in (None, dict(threshold=None)):
+        torch.manual_seed(0)
+        learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "loco", subsampling=subsampling)
+        wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1))
+        logs = [learner.train_step(batch(), wrapper) for _ in range(2)]
+        states.append({"loss": logs[-1]["loss"], **learner.state_dict()})
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_a_step_without_any_pair_changes_no_weight():
+    """No positive of two noisy views is equal to the last digit: every loss is 0, and no weight is touched."""
+    torch.manual_seed(0)
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "loco", subsampling=dict(threshold=1.0))
+    before = [parameter.detach().clone() for parameter in learner.parameters()]
+    logs = learner.train_step(batch(), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
+    assert {value.item() for key, value in logs.items() if key.startswith(("loss", "kept_positive"))} == {0.0}
+    assert all(map(torch.equal, before, learner.parameters()))
 
 
 def test_readout_gives_every_stage():
@@ -95,6 +140,10 @@ def test_bad_options_are_refused():
         LocalContrastiveLearner("resnet18", "loco", recompute="stages")
     with pytest.raises(ValueError, match="options of decoder do not fit: .*conv_layers"):
         LocalContrastiveLearner("resnet18", "loco", dict(conv_layers=1))
+    with pytest.raises(ValueError, match="options of subsampling do not fit: .*'threshold'"):
+        LocalContrastiveLearner("resnet18", "loco", subsampling=dict(on="positives"))
+    with pytest.raises(ValueError, match="threshold of subsampling is 1.5"):
+        LocalContrastiveLearner("resnet18", "loco", subsampling=dict(threshold=1.5))
     learner = LocalContrastiveLearner("resnet18", "simclr")
     wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1), accumulative_counts=2)
     with pytest.raises(ValueError, match="without accumulation"):

@@ -29,6 +29,8 @@ RULES = {
     "sharing 1 block": dict(type="sharing", blocks=1),
     "sharing 2 blocks": dict(type="sharing", blocks=2),
     "window 4": dict(type="loco", window=4),
+    "decoupled": dict(type="decoupled", k=8),
+    "decoupled with overlap": dict(type="decoupled", k=8, window=2),
     "partly updated": [
         LocalUnit(0, 4, updates=(0, 2)), LocalUnit(0, 6), LocalUnit(1, 8, updates=(3, 5)), LocalUnit(2, 8, updates=(6, 8)),
     ],
@@ -109,7 +111,8 @@ def test_running_statistics_are_updated_once(encoder, images, rule, recompute):
 
 @pytest.mark.parametrize(("rule", "passes"), [
     ("simclr", 1), ("gim", 1), ("loco", 2), (dict(type="loco", window=3), 2), (dict(type="loco", window=4), 1),
-    ("upper_gradient", 2), (dict(type="sharing", blocks=1), 2), (RULES["irregular"], 4), (RULES["partly updated"], 4),
+    ("upper_gradient", 2), (dict(type="sharing", blocks=1), 2), (RULES["irregular"], 4), (RULES["decoupled"], 1),
+    (RULES["decoupled with overlap"], 2), (RULES["partly updated"], 4),
 ])
 def test_backward_passes_per_segment(encoder, images, rule, passes, monkeypatch):
     """At most one pass a segment per distinct start (and updated range) of its units; only one computes weight gradients."""

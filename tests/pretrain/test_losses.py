@@ -42,8 +42,8 @@ def test_accuracy_counts_rows_whose_positive_is_nearest():
     views = torch.eye(4)[:3]
     other = torch.stack([views[0], views[1], torch.eye(4)[3]])
     other[2] += 0.9 * views[0]
-    _, accuracy = NTXentLoss()(torch.cat([views, other]))
-    assert accuracy.item() == pytest.approx(4 / 6)
+    _, metrics = NTXentLoss()(torch.cat([views, other]))
+    assert metrics["accuracy"].item() == pytest.approx(4 / 6)
 
 
 def test_float32_under_autocast():

@@ -65,6 +65,7 @@ def test_how_a_run_is_carried_out_and_defaults_are_no_settings(options):
     (dict(train_dataloader__dataset__data_root="data/cifar10_small"), "data"),
     (dict(model__temperature=0.2), "temperature"),
     (dict(model__threshold=0.3), "threshold"),
+    (dict(model__subsampling=dict(threshold=0.3)), "subsampling"),
     (dict(model__autocast=None), "precision"),
     (dict(optim_wrapper__clip_grad=dict(max_norm=1.0)), "optim_wrapper"),
 ])
@@ -72,6 +73,15 @@ def test_what_is_trained_is_a_setting(options, key):
     """A changed value is found under its key, one of the model's that this project does not know yet included."""
     base, other = (pretraining_settings(config_of("loco_resnet18_cifar10", **changed)) for changed in ({}, options))
     assert [name for name in other if other[name] != base.get(name)] == [key]
+
+
+def test_subsampling_is_recorded_with_its_defaults():
+    """Spelled out or not they are the same setting, and without a threshold there is no subsampling."""
+    named = [dict(threshold=0.0), dict(threshold=0.0, on="both", average_over="all"), dict(threshold=None, on="negatives")]
+    plain, *settings = (pretraining_settings(config_of("loco_resnet18_cifar10", **options))["subsampling"]
+                        for options in ({}, *(dict(model__subsampling=options) for options in named)))
+    assert plain is None
+    assert settings == [dict(threshold=0.0, on="both", average_over="all")] * 2 + [None]
 
 
 def test_no_machine_path_is_recorded():

@@ -1,0 +1,2 @@
+"""SimCLR end to end on CIFAR-10, 5 epochs: minutes on a CPU."""
+_base_ = ["../../_base_/pretrain_decoupled_cifar10_short.py"]

@@ -1,0 +1,178 @@
+"""Dimensional collapse of a linear model, and how subsampling prevents it (Subsampling, section 3.2 and figure 1a).
+
+Points are standard normal; their second views have noise added on the last half of the dimensions. A square matrix maps both
+to representations, of which NT-Xent sees the directions alone. Contrasting all pairs, gradient descent gives up the noisy
+dimensions; contrasting only pairs that are similar already, it comes to rest before.
+
+What the paper leaves open is chosen so that descent comes to rest: both views of every point are drawn once, and every step
+takes all of them. Then a threshold high enough has an equilibrium with all dimensions (eq. 3): no kept positive has a kept
+negative, and loss and gradient are exactly 0. Fresh views in every step would keep bringing up further kept negatives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.losses import SubsampledNTXentLoss
+from pretrain.tables import MARKDOWN, markdown_table
+
+PLAIN = "none"  # how results name the run without a threshold
+COLLAPSED = 1e-2  # a singular value below, of a largest of 1, is a dimension given up
+LOSS_WINDOW = 50  # steps in each of the two mean losses
+LARGEST_SIGMA = 1e6  # far beyond, squares overflow
+
+
+@dataclass(frozen=True)
+class ToyProblem:
+    """Data and training of the toy model.
+
+    Attributes:
+        dim: D, dimensions of the points and of the representations, even; the last half is noisy.
+        sigma: standard deviation of the second views' noise; the points' own is 1.
+        points: N, of two views each; all are in every batch.
+        steps: of gradient descent, at least 50.
+        learning_rate: only the speed hangs on it: the loss does not depend on the length of the weights.
+        temperature: tau of the loss.
+        seed: of points, noise and start.
+
+    Raises:
+        ValueError: an attribute is out of range.
+    """
+
+    dim: int = 16
+    sigma: float = 1.5
+    points: int = 256
+    steps: int = 200
+    learning_rate: float = 3.0
+    temperature: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dim < 2 or self.dim % 2:
+            raise ValueError(f"dim is {self.dim}; half of the dimensions are noisy, so it must be even and at least 2")
+        if not 0 <= self.sigma <= LARGEST_SIGMA:
+            raise ValueError(f"sigma is {self.sigma}; it must be from 0 to {LARGEST_SIGMA:g}")
+        if self.points < 2:
+            raise ValueError(f"points is {self.points}; a contrast needs at least 2")
+        if self.steps < LOSS_WINDOW:
+            raise ValueError(f"steps is {self.steps}; it must be {LOSS_WINDOW} or more, which the mean losses are over")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+
+@dataclass(frozen=True)
+class ToyResult:
+    """What training came to.
+
+    Attributes:
+        singular_values: of the representations' covariance, descending from 1.
+        kept_positive: share of the positive pairs that the threshold keeps at the end, 0 to 1.
+        kept_negative: share of the negative pairs, likewise.
+        loss_first: mean loss of the first 50 steps, in nats.
+        loss_last: mean loss of the last 50 steps.
+    """
+
+    singular_values: list[float]
+    kept_positive: float
+    kept_negative: float
+    loss_first: float
+    loss_last: float
+
+    @property
+    def collapsed(self) -> int:
+        """Number of dimensions given up."""
+        return _collapsed(self.singular_values)
+
+    def as_dict(self) -> dict[str, list[float] | float]:
+        """The attributes by name."""
+        return dataclasses.asdict(self)
+
+
+def compare_thresholds(problem: ToyProblem, thresholds: Iterable[float]) -> dict[str, ToyResult]:
+    """Trains from one start on the same views without a threshold (``"none"``) and with each (``"0.0"``).
+
+    Raises:
+        ValueError: a threshold is outside [-1, 1], or the temperature is not positive.
+    """
+    losses = {name: SubsampledNTXentLoss(problem.temperature, threshold)
+              for name, threshold in {PLAIN: None, **{str(float(value)): value for value in thresholds}}.items()}
+    return {name: _result(problem, loss) for name, loss in losses.items()}
+
+
+def _result(problem: ToyProblem, loss: SubsampledNTXentLoss) -> ToyResult:
+    views, weight = initial_state(problem)
+    history = descend(weight, views, loss, problem)
+    with torch.no_grad():
+        _, metrics = loss(views @ weight.T)
+        singular_values = spectrum(views @ weight.T).tolist()
+    return ToyResult(
+        singular_values,
+        kept_positive=metrics["kept_positive"].item(),
+        kept_negative=metrics["kept_negative"].item(),
+        loss_first=sum(history[:LOSS_WINDOW]) / LOSS_WINDOW,
+        loss_last=sum(history[-LOSS_WINDOW:]) / LOSS_WINDOW,
+    )
+
+
+def initial_state(problem: ToyProblem) -> tuple[Tensor, Tensor]:
+    """Views ``(2N, D)``, first ones before second ones, and orthogonal weights ``(D, D)`` that require their gradient."""
+    generator = torch.Generator().manual_seed(problem.seed)
+    points = torch.randn(problem.points, problem.dim, generator=generator)  # (N, D)
+    noise = problem.sigma * torch.randn(problem.points, problem.dim // 2, generator=generator)  # (N, D/2)
+    second = points + F.pad(noise, (problem.dim // 2, 0))  # (N, D)
+    weight, _ = torch.linalg.qr(torch.randn(problem.dim, problem.dim, generator=generator))
+    return torch.cat([points, second]), weight.requires_grad_()
+
+
+def descend(weight: Tensor, views: Tensor, loss: SubsampledNTXentLoss, problem: ToyProblem) -> list[float]:
+    """Changes ``weight`` ``(D, D)`` by gradient descent over all views ``(2N, D)``; returns the loss before each step."""
+    optimizer = torch.optim.SGD([weight], lr=problem.learning_rate)
+    history = []
+    for _ in range(problem.steps):
+        value, _ = loss(views @ weight.T)
+        optimizer.zero_grad()
+        value.backward()
+        history.append(value.item())
+        if not weight.grad.any():  # at rest for good
+            return history + history[-1:] * (problem.steps - len(history))
+        optimizer.step()
+    return history
+
+
+def spectrum(representations: Tensor) -> Tensor:
+    """Singular values ``(D,)`` of the covariance of ``(2N, D)`` normalised representations, descending from 1."""
+    covariance = torch.cov(F.normalize(representations, dim=1).T)  # (D, D)
+    singular_values = torch.linalg.svdvals(covariance)
+    return singular_values / singular_values[0]
+
+
+def format_table(problem: ToyProblem, results: Mapping[str, ToyResult]) -> str:
+    """A column of Markdown for every threshold, and one before them for where all of them start."""
+    views, weight = initial_state(problem)
+    start = spectrum(views @ weight.T.detach()).tolist()
+    runs = list(results.values())
+    spectra = [start, *(run.singular_values for run in runs)]
+    rows = [[f"singular value {number}", *(f"{value:.2g}" for value in values)]
+            for number, values in enumerate(zip(*spectra, strict=True), start=1)]
+    rows.append([f"**below {COLLAPSED:g}**", *(f"**{_collapsed(values)} of {problem.dim}**" for values in spectra)])
+    for title, spelled in (
+        ("positives kept", lambda run: f"{run.kept_positive:.1%}"),
+        ("negatives kept", lambda run: f"{run.kept_negative:.3%}"),
+        ("loss, first steps", lambda run: f"{run.loss_first:.3g}"),
+        ("loss, last steps", lambda run: f"{run.loss_last:.3g}"),
+    ):
+        rows.append([title, MARKDOWN.missing, *map(spelled, runs)])
+    return markdown_table(["threshold", "(start)", *results], rows).rstrip("\n")
+
+
+def _collapsed(singular_values: Iterable[float]) -> int:
+    return sum(value < COLLAPSED for value in singular_values)
