@@ -147,7 +147,15 @@ def wait_for(condition: Callable[[], object], process: Started) -> None:
 
 def partial_since(work_dir: Path, start: float) -> list[Path]:
     """Files that are being written; a killed run's leftovers are older than ``start``."""
-    return [file for file in work_dir.glob(".epoch_*.partial") if file.stat().st_mtime >= start]
+    return [file for file in work_dir.glob(".epoch_*.partial") if modified(file) >= start]
+
+
+def modified(file: Path) -> float:
+    """When; 0 if the file has got its final name meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0
 
 
 def is_whole(file: Path) -> bool:
