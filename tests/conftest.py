@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
@@ -27,6 +28,14 @@ TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 def _few_threads():
     """More threads than cores, as in side-by-side runs, cost more than they give; and sums keep their order."""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _no_default_scope():
+    """A Runner leaves its registry scope to the whole process: what a test finds must not hang on which ran before it."""
+    DefaultScope._instance_dict.clear()
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope="session")
