@@ -28,6 +28,9 @@ setup(
         "Pillow>=10,<13",
         "tqdm>=4.66,<5",
         "tensorboard>=2.18,<3",
+        "matplotlib>=3.8,<4",
+        "scikit-learn>=1.5,<2",  # t-SNE and silhouettes
     ],
-    extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1"]},
+    extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1",
+                            "playwright>=1.49,<2"]},  # drives a browser that is installed; brings none
 )

@@ -1,0 +1,125 @@
+"""One look for all figures: sizes and fonts for a paper's column, and the same colour per method everywhere.
+
+Figures are made without pyplot, so that nothing global changes and no display is needed. Files of equal content are equal
+byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pretrain.methods import Method
+
+COLUMN_WIDTH = 3.3  # inches, of a paper in two columns
+TEXT_WIDTH = 6.8
+FORMATS = ("png", "svg")
+PNG_DPI = 200
+
+# Okabe and Ito's palette, which people of all kinds of colour vision tell apart
+BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, YELLOW = (
+    "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#F0E442")
+BLACK, GREY, LIGHT_GREY = "#000000", "#8C8C8C", "#D9D9D9"
+METHOD_COLORS = {
+    "random": GREY, "supervised": BLACK, "simclr": BLUE, "gim": ORANGE, "loco": GREEN,
+    "decoupled4": SKY, "decoupled8": PURPLE, "decoupled16": VERMILION,
+}
+OTHER_COLORS = (PURPLE, VERMILION, SKY, "#7A5195", "#8B6F00", "#3F6E4A")
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same everywhere
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "figure.titlesize": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": LIGHT_GREY, "grid.linewidth": 0.4,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.2, "lines.markersize": 3.5,
+    "legend.frameon": False, "patch.linewidth": 0.6, "hatch.linewidth": 0.6,
+    "svg.hashsalt": "loco-det",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what it shows.
+
+    Attributes:
+        figure: to be saved with :func:`save_figure`.
+        caption: one sentence that says what is drawn, of what, in which units; the figure's alternative text.
+        numbers: the values that are drawn, as plain data for JSON.
+    """
+
+    figure: Figure
+    caption: str
+    numbers: Mapping[str, Any]
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """The look of all figures; figures must be made and saved within."""
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def new_figure(
+    columns: int = 1, rows: int = 1, width: float = COLUMN_WIDTH, height: float = 2.3, **subplots: object
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``rows x columns`` axes, and the axes row by row.
+
+    Args:
+        columns: axes a row.
+        rows: rows of axes.
+        width: of the whole figure, in inches.
+        height: of a row, in inches.
+        subplots: further options of :meth:`matplotlib.figure.Figure.subplots`, such as ``sharey``.
+    """
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **subplots)
+    return figure, list(axes.flat)
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Writes ``<stem>.png`` and ``<stem>.svg``; the folder is made.
+
+    Returns:
+        The files, in the order of :data:`FORMATS`.
+    """
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(f"{stem.name}.{ending}") for ending in FORMATS]
+    with figure_style():
+        for file, metadata in zip(files, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
+            figure.savefig(file, dpi=PNG_DPI, metadata=metadata)
+    return files
+
+
+def method_color(method: Method) -> str:
+    """The colour of a method's learning rule: the same in every figure, whatever else is drawn."""
+    if method.key in METHOD_COLORS:
+        return METHOD_COLORS[method.key]
+    return OTHER_COLORS[hashlib.sha256(method.label.encode()).digest()[0] % len(OTHER_COLORS)]
+
+
+def method_dashes(method: Method) -> str:
+    """Line style: dashed where pairs were left out, so that it is told from the plain rule of the same colour."""
+    return "--" if method.subsampled else "-"
+
+
+def method_hatch(method: Method) -> str:
+    """Bars' counterpart of :func:`method_dashes`."""
+    return "////" if method.subsampled else ""
+
+
+def shades(color: str, count: int) -> Sequence[tuple[float, float, float]]:
+    """``count`` shades of a colour from light to full, for things in order such as units from the bottom up."""
+    red, green, blue = matplotlib.colors.to_rgb(color)
+    weights = [1.0] if count == 1 else [0.35 + 0.65 * index / (count - 1) for index in range(count)]
+    return [tuple(1 - w * (1 - channel) for channel in (red, green, blue)) for w in weights]

@@ -1,0 +1,95 @@
+"""What a pretraining logged, read back from its work directory."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.work_dir import RECORD_NAME
+
+SCALARS = "*/vis_data/scalars.json"  # mmengine's, one JSON object a line, one file for every start of the run
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The scalars of one run, as of the last time that each iteration was run.
+
+    Attributes:
+        work_dir: of the run.
+        records: in ascending order of ``iter``, each with ``iter`` and ``epoch``, both counted from 1, and means over the
+            iterations since the last one: ``loss``, ``lr``, ``images_per_second``, ``loss_<unit>``, ``accuracy_<unit>``
+            (0 to 1), ``kept_positive_<unit>``, ``kept_negative_<unit>``.
+        config: the run's resolved config, without what only says how it is carried out; empty where it is not recorded.
+    """
+
+    work_dir: Path
+    records: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any]
+
+    @property
+    def epochs_done(self) -> int:
+        """The last epoch that has a record."""
+        return self.records[-1]["epoch"]
+
+    def progress(self) -> list[float]:
+        """Epochs that were done at every record.
+
+        Exact to one interval of logging spread over all epochs: the log does not say how many iterations an epoch has.
+        """
+        most = max(record["iter"] / record["epoch"] for record in self.records)
+        iterations = math.ceil(most - 1e-9)  # an epoch
+        return [min(record["iter"] / iterations, record["epoch"]) for record in self.records]
+
+    def units(self, prefix: str = "loss_") -> list[str]:
+        """Names of the units that have a scalar ``<prefix><unit>``, from the bottom up."""
+        return list(dict.fromkeys(
+            key.removeprefix(prefix) for record in self.records for key in record if key.startswith(prefix)
+        ))
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Epochs done and values of a scalar, where it was logged."""
+        found = [(x, record[name]) for x, record in zip(self.progress(), self.records, strict=True) if name in record]
+        return [x for x, _ in found], [value for _, value in found]
+
+
+def read_training_log(work_dir: str | Path) -> TrainingLog:
+    """Reads the log of a pretraining.
+
+    What was run again after a resume replaces what the interrupted run had logged of it. A last line that was cut off when
+    the run was killed is passed over.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: nothing was logged there.
+    """
+    work_dir = Path(work_dir)
+    if not work_dir.is_dir():
+        raise FileNotFoundError(f"work directory {work_dir} does not exist; pass one that tools/pretrain.py wrote")
+    records: dict[int, dict[str, Any]] = {}
+    for file in sorted(work_dir.glob(SCALARS)):  # named by the time of their start
+        started = _read_lines(file)
+        if started:  # what an interrupted run did beyond its last checkpoint is undone
+            records = {step: record for step, record in records.items() if step < started[0]["iter"]}
+        records.update({record["iter"]: record for record in started})
+    if not records:
+        raise ValueError(f"{work_dir} has no training log ({SCALARS}); pass the work directory of a pretraining that has "
+                         "run for at least one interval of logging")
+    record_file = work_dir / RECORD_NAME
+    config = json.loads(record_file.read_text(encoding="utf-8"))["config"] if record_file.is_file() else {}
+    return TrainingLog(work_dir, [records[step] for step in sorted(records)], config)
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and {"loss", "iter", "epoch"} <= record.keys():  # not an evaluation's
+            lines.append(record)
+    return lines
