@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,12 @@ TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 def _few_threads():
     """More threads than cores, as in side-by-side runs, cost more than they give; and sums keep their order."""
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible():
+    """A shell's background jobs ignore SIGINT, and so would every process that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
