@@ -84,6 +84,9 @@ class Overrides(DictAction):
             setattr(namespace, text, [*getattr(namespace, text, []), *values])
         except AssertionError as error:  # brackets without their counterparts
             parser.error(f"argument {option_string}: {error}")
+        except RecursionError:  # mmengine's answer to braces
+            parser.error(f"argument {option_string}: {' '.join(values)!r} cannot be read; a dict is set key by key, such as "
+                         "model.rule.type=decoupled model.rule.k=4")
 
 
 def tool_parser(docstring: str) -> argparse.ArgumentParser:

@@ -196,7 +196,10 @@ def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["--encoder-options", "--data-options"])
-@pytest.mark.parametrize(("pair", "reason"), [("stem", "'stem' is not of the form key=value"), ("a=(1,2", "Imbalanced")])
+@pytest.mark.parametrize(("pair", "reason"), [
+    ("stem", "'stem' is not of the form key=value"), ("a=(1,2", "Imbalanced"),
+    ("a={b:[1,2]}", "'a={b:[1,2]}' cannot be read; a dict is"),
+])
 def test_options_that_are_no_pairs_are_told(option, pair, reason, run_tool):
     """In argparse's words, with the option's name."""
     finished = run_tool("knn_eval", "random", "--encoder", "resnet18", option, pair)
