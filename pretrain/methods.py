@@ -58,11 +58,21 @@ def method_of_record(record: Mapping[str, Any]) -> Method:
     return Method(key, f"{label}, T = {threshold:g}{'' if on == 'both' else f' on {on}'}", subsampled=True)
 
 
+def method_of_config(config: Mapping[str, Any]) -> Method:
+    """The method that a pretraining config trains with."""
+    return method_of_record({**config["model"], "epochs_per_unit": epochs_per_unit(config)})
+
+
+def epochs_per_unit(config: Mapping[str, Any]) -> int | None:
+    """Epochs of every unit where a pretraining config trains them one after the other; None where it trains all at once."""
+    hooks = [hook for hook in config.get("custom_hooks", []) if hook["type"] == "SequentialUnitsHook"]
+    return hooks[0]["epochs_per_unit"] if hooks else None
+
+
 def _rule(rule: Any) -> tuple[str, str]:
     """Key and label of a rule as configs name it."""
     if not isinstance(rule, str | Mapping):
-        spans = [(item["start"], item["end"]) if isinstance(item, Mapping) else tuple(item) for item in rule]
-        return "units", f"units {' '.join(f'[{start},{end})' for start, end in spans)}"
+        return "units", f"units {', '.join(map(_unit, rule))}"
     options = {"type": rule} if isinstance(rule, str) else dict(rule)
     name = options.pop("type")
     if name == "decoupled":
@@ -76,6 +86,12 @@ def _rule(rule: Any) -> tuple[str, str]:
     if options.get("res2_loss") is False:
         label += ", no res2 loss"
     return name, label
+
+
+def _unit(item: Any) -> str:
+    """A local unit of a list as configs name it: its blocks, and where they are told those that it updates."""
+    start, end, updates = (item["start"], item["end"], item.get("updates")) if isinstance(item, Mapping) else (*item, None)
+    return f"[{start},{end})" if updates is None else f"[{start},{end}) updating [{updates[0]},{updates[1]})"
 
 
 def _decoupled(k: int | None = None, cuts: list[int] | None = None, window: int = 1) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from pretrain.data.synthetic import SyntheticConfig
 from pretrain.data.views import TwoViews
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.losses import SubsampledNTXentLoss
+from pretrain.methods import epochs_per_unit
 from pretrain.optimizers import LARS
 from pretrain.work_dir import EXECUTION_KEYS, git_revision
 
@@ -70,7 +71,7 @@ def pretraining_record(config: Mapping[str, Any], config_sha256: str) -> dict[st
     model = config["model"]
     optional = dict(
         soft_sharing=model.get("soft_sharing"),
-        epochs_per_unit=_epochs_per_unit(config),
+        epochs_per_unit=epochs_per_unit(config),
         decoder=model.get("decoder"),
     )
     return {
@@ -145,8 +146,3 @@ def _with_defaults(options: Mapping[str, Any], make: Callable | None = None) -> 
 
 def _without_execution(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in EXECUTION_OPTIONS}
-
-
-def _epochs_per_unit(config: Mapping[str, Any]) -> int | None:
-    hooks = [hook for hook in config.get("custom_hooks", []) if hook["type"] == "SequentialUnitsHook"]
-    return hooks[0]["epochs_per_unit"] if hooks else None

@@ -38,10 +38,14 @@ class TrainingLog:
     def progress(self) -> list[float]:
         """Epochs that were done at every record.
 
-        Exact to one interval of logging spread over all epochs: the log does not say how many iterations an epoch has.
+        The log does not say how many iterations an epoch has, but epochs log at the same of their iterations, so that the
+        distance between two epochs' first records tells. As long as the first epoch runs it is unknown: then its last
+        record counts as its end.
         """
-        most = max(record["iter"] / record["epoch"] for record in self.records)
-        iterations = math.ceil(most - 1e-9)  # an epoch
+        firsts = {record["epoch"]: record["iter"] for record in reversed(self.records)}
+        (last, last_iter), (first, first_iter) = next(iter(firsts.items())), list(firsts.items())[-1]
+        fewest = math.ceil(max(record["iter"] / record["epoch"] for record in self.records) - 1e-9)
+        iterations = fewest if first == last else max(fewest, round((last_iter - first_iter) / (last - first)))  # an epoch
         return [min(record["iter"] / iterations, record["epoch"]) for record in self.records]
 
     def units(self, prefix: str = "loss_") -> list[str]:
@@ -64,7 +68,7 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: nothing was logged there.
+        ValueError: nothing was logged there, or the run's record is damaged.
     """
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
@@ -78,9 +82,22 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
     if not records:
         raise ValueError(f"{work_dir} has no training log ({SCALARS}); pass the work directory of a pretraining that has "
                          "run for at least one interval of logging")
-    record_file = work_dir / RECORD_NAME
-    config = json.loads(record_file.read_text(encoding="utf-8"))["config"] if record_file.is_file() else {}
-    return TrainingLog(work_dir, [records[step] for step in sorted(records)], config)
+    return TrainingLog(work_dir, [records[step] for step in sorted(records)], recorded_config(work_dir))
+
+
+def recorded_config(work_dir: Path) -> dict[str, Any]:
+    """The config of the run in a work directory; empty where it is not recorded.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    file = work_dir / RECORD_NAME
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}); restore it, or delete it to do without the config") from error
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
     python tools/linear_eval.py backbones/loco_resnet50.pth --data imagenet --data-root data/imagenet  # the paper's protocol
     torchrun --nproc-per-node 8 tools/linear_eval.py backbones/loco_resnet50.pth --data imagenet --data-root data/imagenet
     python tools/linear_eval.py epoch_100.pth --protocol cached --data cifar10 --data-root data --image-size 32  # in minutes
+    python tools/linear_eval.py epoch_100.pth --protocol adam --data stl10 --data-root data      # the second paper's
     python tools/linear_eval.py epoch_100.pth --protocol finetune --data-root my/classes   # {train,val}/<class>/<image>
     python tools/linear_eval.py random --encoder resnet50 --data-root my/classes           # a baseline
     python tools/linear_eval.py resnet50-19c8e357.pth --encoder resnet50 --data-root my/classes    # the supervised one
@@ -21,7 +22,8 @@ from pretrain.cli import command, tool_parser
 from pretrain.readout.arguments import add_readout_arguments, run_readout
 
 # which options each protocol has, beside the batch size
-OPTIONS = {"paper": ("epochs", "lr"), "cached": (), "finetune": ("epochs", "lr", "weight_decay")}
+OPTIONS = {"paper": ("epochs", "lr"), "cached": (), "adam": ("epochs", "lr", "weight_decay"),
+           "finetune": ("epochs", "lr", "weight_decay")}
 
 
 @command
@@ -30,10 +32,10 @@ def main() -> str:
     add_readout_arguments(parser)
     parser.add_argument("--protocol", choices=tuple(OPTIONS), default="paper",
                         help="paper: SGD on augmented images (default); cached: logistic regression on features that are "
-                             "extracted once; finetune: the whole network")
-    parser.add_argument("--epochs", type=int, metavar="N", help="default: 100; 30 for finetune")
-    parser.add_argument("--lr", type=float, help="default, at batch size 256: 30; 0.05 for finetune")
-    parser.add_argument("--weight-decay", type=float, metavar="X", help="of finetune (default: 1e-4)")
+                             "extracted once; adam: the second paper's, Adam on such features; finetune: the whole network")
+    parser.add_argument("--epochs", type=int, metavar="N", help="default: 100; 200 for adam, 30 for finetune")
+    parser.add_argument("--lr", type=float, help="default, at batch size 256: 30; 0.05 for finetune; for adam 1e-3")
+    parser.add_argument("--weight-decay", type=float, metavar="X", help="of adam and finetune (default: 1e-6; 1e-4)")
     args = parser.parse_args()
     given = {name: value for name in ("epochs", "lr", "weight_decay") if (value := getattr(args, name)) is not None}
     for name in given:
@@ -41,11 +43,12 @@ def main() -> str:
             raise ValueError(f"--{name.replace('_', '-')} is no option of the protocol {args.protocol!r}; leave it out")
 
     def make_method():
+        from pretrain.readout.adam_probe import AdamLinearProbe
         from pretrain.readout.cached_probe import CachedLinearProbe
         from pretrain.readout.finetune import FineTuning
         from pretrain.readout.linear_probe import LinearProbe
 
-        methods = {"paper": LinearProbe, "cached": CachedLinearProbe, "finetune": FineTuning}
+        methods = {"paper": LinearProbe, "cached": CachedLinearProbe, "adam": AdamLinearProbe, "finetune": FineTuning}
         return methods[args.protocol](batch_size=args.batch_size, **given)
 
     return run_readout(args, make_method)

@@ -4,6 +4,7 @@
     python tools/pretrain.py configs/pretrain/gim_resnet18_demo.py
     python tools/pretrain.py configs/pretrain/loco_resnet18_folder.py --data-root my/images --work-dir work_dirs/mine
     python tools/pretrain.py CONFIG --resume                            # continue from the last checkpoint
+    python tools/pretrain.py CONFIG --show-units                        # draw the learning rule, train nothing
     torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet_100e.py --data-root imagenet
     srun python tools/pretrain.py CONFIG --launcher slurm --resume      # one task a GPU
 
@@ -31,10 +32,17 @@ def main() -> str:
     add_config_arguments(parser, data_root_help="a folder of images, or the root of the config's data set")
     launchers = ("none", "pytorch", "slurm")
     parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
+    parser.add_argument("--show-units", action="store_true",
+                        help="print the encoder's blocks, the local units and their decoders, and train nothing")
     args = parser.parse_args()
-    if args.config is None:
+    if args.config is None and not args.show_units:
         note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")
     config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain", needed_keys=NEEDED_KEYS)
+    if args.show_units:
+        from pretrain.unit_layout import model_of_config
+        from pretrain.unit_text import units_as_text
+
+        return units_as_text(model_of_config(config))
     from pretrain.distributed import find_launcher
     from pretrain.run import pretrain, use_data_root
 

@@ -20,7 +20,8 @@ from PIL import Image
 
 SOURCES = Registry(
     "image source",
-    locations=["pretrain.data.image_files", "pretrain.data.standard_sets", "pretrain.data.tar_shards"],
+    locations=["pretrain.data.image_files", "pretrain.data.standard_sets", "pretrain.data.tar_shards",
+               "pretrain.data.object_crops"],
 )
 
 

@@ -28,9 +28,9 @@ PNG_DPI = 200
 # Okabe and Ito's palette, which people of all kinds of colour vision tell apart
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#F0E442")
-BLACK, GREY, LIGHT_GREY = "#000000", "#8C8C8C", "#D9D9D9"
+BLACK, DARK_GREY, GREY, LIGHT_GREY = "#000000", "#5A5A5A", "#8C8C8C", "#D9D9D9"  # GREY can be taken for GREEN: no method's
 METHOD_COLORS = {
-    "random": GREY, "supervised": BLACK, "simclr": BLUE, "gim": ORANGE, "loco": GREEN,
+    "random": DARK_GREY, "supervised": BLACK, "simclr": BLUE, "gim": ORANGE, "loco": GREEN,
     "decoupled4": SKY, "decoupled8": PURPLE, "decoupled16": VERMILION,
 }
 OTHER_COLORS = (PURPLE, VERMILION, SKY, "#7A5195", "#8B6F00", "#3F6E4A")

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from pretrain.readout.averages import check_distinct, last_stage
+from pretrain.readout.columns import Column, column_order, flat
 from pretrain.readout.published import PaperRow, PaperTable, method_rows
-from pretrain.readout.recipes import architecture, encoder_stages, recipe_of_record, row_encoder, row_recipe
-from pretrain.readout.runs import KINDS, ReadoutRun
-from pretrain.tables import epochs
-
-
-@dataclass(frozen=True)
-class Column:
-    """What results must have in common to be averaged, beside their row.
-
-    Attributes:
-        data_set: name of the data set.
-        kind: a key of :data:`~pretrain.readout.runs.KINDS`.
-        epochs: epochs of the pretraining's whole schedule; None where only encoders without pretraining were read out.
-        architecture: the encoder, where it is not the one of the paper's row.
-        setting: data and protocol of the readout as JSON, see :func:`_flat`.
-        pretraining: the pretraining's settings in the same form; None where its record is from before they were recorded,
-            and without pretraining.
-    """
-
-    data_set: str
-    kind: str
-    epochs: int | None
-    architecture: str | None
-    setting: str
-    pretraining: str | None
+from pretrain.readout.recipes import architecture, recipe_of_record, row_encoder, row_recipe
+from pretrain.readout.runs import ReadoutRun
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,7 @@ class Cells:
     @property
     def columns(self) -> list[Column]:
         """The columns that have results, by data set, kind, epochs and settings."""
-        return sorted({column for _, column in self.runs}, key=_column_order)
+        return sorted({column for _, column in self.runs}, key=column_order)
 
 
 def fill_cells(runs: Sequence[ReadoutRun], table: PaperTable) -> Cells:
@@ -65,7 +41,7 @@ def fill_cells(runs: Sequence[ReadoutRun], table: PaperTable) -> Cells:
     Raises:
         ValueError: a result is given twice; names both files.
     """
-    _check_distinct(runs)
+    check_distinct(runs)
     rows = _rows_with_other_encoders(table, runs)
     placed: list[tuple[PaperRow, ReadoutRun, Column]] = []
     unplaced = []
@@ -82,56 +58,6 @@ def fill_cells(runs: Sequence[ReadoutRun], table: PaperTable) -> Cells:
             cells[row, target].append(run)
     encoders = {row_encoder(row) for row, _ in cells}
     return Cells([row for row in rows if row in table.rows or row_encoder(row) in encoders], dict(cells), unplaced)
-
-
-def column_titles(columns: Sequence[Column]) -> dict[Column, str]:
-    """A title for each column; what it must tell to differ from the others is part of it."""
-    plain = {column: _plain_title(column) for column in columns}
-    titles = {}
-    for column, title in plain.items():
-        alike = [other for other in columns if plain[other] == title]
-        readout = _differing(column.setting, {other.setting for other in alike})
-        recorded = {other.pretraining for other in alike if other.pretraining is not None}
-        if column.pretraining is not None:
-            pretraining = _differing(column.pretraining, recorded)
-        else:
-            pretraining = "settings not recorded" if recorded else ""
-        titles[column] = ", ".join(filter(None, [title, readout, pretraining and f"pretraining: {pretraining}"]))
-    return titles
-
-
-def _differing(settings: str, others: Iterable[str]) -> str:
-    """What of its settings a column must tell to differ from others, as ``key=value, ...``."""
-    mine, rest = json.loads(settings), [json.loads(other) for other in others]
-    keys = sorted(key for key in set().union(*rest) if len({json.dumps(other.get(key)) for other in rest}) > 1)
-    return ", ".join(f"{_short(key, keys)}={_spelled(mine[key])}" for key in keys if key in mine)
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """The shortest ending of a dotted name that is clear among others; those of elements of lists are told whole."""
-    parts = key.split(".")
-    for length in range(1, len(parts)):
-        name = ".".join(parts[-length:])
-        if name != "type" and not any(map(str.isdigit, parts)) and sum(f".{k}".endswith(f".{name}") for k in keys) == 1:
-            return name
-    return key
-
-
-def _spelled(value: Any) -> str:
-    return f"{value[:8]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{32,}", value) else str(value)  # a hash
-
-
-def _flat(settings: Mapping[str, Any]) -> str:
-    """Nested settings as a JSON object of their leaves by dotted names; None is as good as left out."""
-    return json.dumps({name: value for name, value in _leaves(settings) if value is not None}, sort_keys=True)
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping | list):
-        for key, child in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _leaves(child, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
 
 
 def _rows_with_other_encoders(table: PaperTable, runs: Iterable[ReadoutRun]) -> list[PaperRow]:
@@ -152,7 +78,7 @@ def _rows_of(run: ReadoutRun, rows: Iterable[PaperRow], table: PaperTable) -> li
         ValueError: there is none; says why.
     """
     spec = run.encoder_spec
-    last = list(encoder_stages(spec))[-1]
+    last = last_stage(run)
     if last not in run.accuracies:
         raise ValueError(f"it has no accuracy after the encoder's last stage, {last}")
     if not run.record:
@@ -179,23 +105,5 @@ def _encoder_or_none(run: ReadoutRun) -> str | None:
 
 def _column_of(run: ReadoutRun, row: PaperRow) -> Column:
     other = architecture(run.encoder_spec) if run.encoder_spec != row_encoder(row) else None
-    pretraining = None if run.settings is None else _flat(run.settings)
-    return Column(run.data_set, run.kind, run.epochs, other, _flat(run.setting), pretraining)
-
-
-def _check_distinct(runs: Iterable[ReadoutRun]) -> None:
-    seen: dict[str, ReadoutRun] = {}
-    for run in runs:
-        other = seen.setdefault(run.identity, run)
-        if other is not run:
-            raise ValueError(f"two results of the same readout: {other.source} and {run.source}; leave one out")
-
-
-def _column_order(column: Column) -> tuple:
-    kind = list(KINDS).index(column.kind)
-    return (column.data_set, kind, column.architecture or "", column.epochs or 0, column.setting, column.pretraining or "")
-
-
-def _plain_title(column: Column) -> str:
-    parts = [f"{column.data_set} {KINDS[column.kind]}", column.architecture]
-    return ", ".join(filter(None, [*parts, None if column.epochs is None else epochs(column.epochs)]))
+    pretraining = None if run.settings is None else flat(run.settings)
+    return Column(run.data_set, run.kind, run.epochs, other, flat(run.setting), pretraining)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,22 +202,28 @@ def load_labelled_data(
     _check_disjoint(train, test, train_split, test_split)
     _check_same_classes(train, test, train_split, test_split)
     indices = np.arange(len(train)) if limit is None else balanced_subset(train.labels, limit, seed)
-    name, options = (source, {}) if isinstance(source, str) else (source["type"], dict(source))
-    options.pop("type", None)
+    name, options = name_and_options(source)
     record = dict(source=name, options=options, root=Path(data_root).resolve().name, train_split=train_split,
                   test_split=test_split, train_images=len(indices), test_images=len(test), classes=len(train.classes),
-                  limit=limit, fingerprint=fingerprint(train, test, data_root))
+                  limit=limit, fingerprint=fingerprint([train, test], data_root))
     return LabelledData(train, test, indices, record)
 
 
-def fingerprint(train: ImageSource, test: ImageSource, data_root: str | Path) -> str:
-    """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of both sets.
+def name_and_options(source: str | Mapping) -> tuple[str, dict[str, Any]]:
+    """Name and options of an image source, which is given by its name or config."""
+    if isinstance(source, str):
+        return source, {}
+    return source["type"], {key: value for key, value in source.items() if key != "type"}
+
+
+def fingerprint(sets: Iterable[ImageSource], data_root: str | Path) -> str:
+    """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of the sets.
 
     It tells data sets apart that are called alike; pixels are not looked at.
     """
     digest = hashlib.sha256()
     root = f"{Path(data_root)}{os.sep}"
-    for source in (train, test):
+    for source in sets:
         labels = source.labels.tolist()
         lines = sorted(f"{source.name(index).removeprefix(root)}\0{label}\n" for index, label in enumerate(labels))
         digest.update(f"{len(lines)}\n".encode())

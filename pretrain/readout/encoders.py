@@ -55,8 +55,7 @@ def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[E
 
 
 def _load_file(path: Path, encoder: str | Mapping | None) -> tuple[Encoder, dict[str, Any]]:
-    if not path.is_file() and path.name in SUPERVISED_FILES:
-        raise CheckpointError(f"{path} does not exist; get it from {SUPERVISED_FILES[path.name]}")
+    check_exists(path)
     backbone = read_backbone(path)
     spec = encoder or backbone.meta.get("encoder")
     if spec is None:
@@ -64,6 +63,17 @@ def _load_file(path: Path, encoder: str | Mapping | None) -> tuple[Encoder, dict
     built = build_encoder(spec)
     load_into(built, backbone, expected=spec)
     return built, dict(file=path.name, sha256=backbone.sha256, encoder=_config(spec), seed=None, meta=backbone.meta)
+
+
+def check_exists(path: Path) -> None:
+    """Refuses an encoder's file that is not there.
+
+    Raises:
+        CheckpointError: it is not; the message says where to get a published one.
+    """
+    if not path.is_file():
+        published = SUPERVISED_FILES.get(path.name)
+        raise CheckpointError(f"checkpoint {path} does not exist" + (f"; get it from {published}" if published else ""))
 
 
 def _config(encoder: str | Mapping) -> dict[str, Any]:
@@ -96,34 +106,53 @@ def choose_stages(encoder: Encoder, choice: str) -> tuple[str, ...]:
     return names if choice == "all" else names[-1:]
 
 
+def block_names(encoder: Encoder) -> dict[str, int]:
+    """A name for every block, bottom up: its stage and its number there from 1, as Fournier et al., table 3, count.
+
+    Returns:
+        ``{"res2.1": 0, "res2.2": 1, ...}``.
+    """
+    return {f"{name}.{block - start + 1}": block
+            for name, (start, end) in encoder.stages.items() for block in range(start, end)}
+
+
 class PooledFeatures(nn.Module):
-    """Global average pooled features of an encoder's stages, from one forward pass.
+    """Global average pooled features at the ends of an encoder's stages or blocks, from one forward pass.
 
     Args:
-        encoder: serves the stages.
-        stages: names of the stages to pool.
+        encoder: serves the features.
+        stages: names of stages, or of blocks as of :func:`block_names`, whose outputs are pooled.
         autocast: ``"bfloat16"`` to run the encoder in that type, None for float32.
+
+    Attributes:
+        stages: the names, bottom up.
+        blocks: by name, which block's output is pooled.
     """
 
     def __init__(self, encoder: Encoder, stages: Sequence[str], autocast: str | None = None) -> None:
         super().__init__()
         self.autocast = autocast
         self.encoder = encoder
-        self.stages = tuple(stages)
+        blocks = {**block_names(encoder), **{name: end - 1 for name, (_, end) in encoder.stages.items()}}
+        self.blocks = dict(sorted(((name, blocks[name]) for name in stages), key=lambda item: item[1]))  # bottom up
+        self.stages = tuple(self.blocks)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Number of features by stage."""
-        return {name: self.encoder.block_channels[self.encoder.stages[name][1] - 1] for name in self.stages}
+        """Number of features by stage or block."""
+        return {name: self.encoder.block_channels[block] for name, block in self.blocks.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """RGB images ``(B, 3, H, W)``, 0-255 of any type -> ``{stage: (B, C)}`` float32."""
-        x = (images.to(self.mean.dtype) - self.mean) / self.std
-        with torch.autocast(x.device.type, AUTOCAST[self.autocast], enabled=self.autocast is not None):
-            maps = self.encoder(x.contiguous(memory_format=torch.channels_last))  # {stage: (B, C, h, w)}
-        return {name: maps[name].to(self.mean.dtype).mean(dim=(2, 3)) for name in self.stages}
+        """RGB images ``(B, 3, H, W)``, 0-255 of any type -> ``{name: (B, C)}`` float32, bottom up."""
+        x = ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        pooled, done = {}, 0
+        for name, block in self.blocks.items():
+            with torch.autocast(x.device.type, AUTOCAST[self.autocast], enabled=self.autocast is not None):
+                x = self.encoder.run(x, done, block + 1)  # (B, C, h, w)
+            pooled[name], done = x.to(self.mean.dtype).mean(dim=(2, 3)), block + 1
+        return pooled
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -89,7 +89,7 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
                               readout.seed)
     out = Path(readout.out or result_file(method.kind, readout.file, origin["encoder"], data.record, readout.seed))
     check_writable(out)
-    image_size = readout.image_size or _choose_image_size(origin["meta"])
+    image_size = readout.image_size or choose_image_size(origin["meta"])
     protocol = dict(method.protocol(), image_size=image_size, autocast=readout.autocast)
     settings = dict(kind=method.kind, data=data.record, protocol=protocol, encoder=origin, seed=readout.seed,
                     stages=list(stages))
@@ -121,7 +121,12 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
     return record
 
 
-def _choose_image_size(meta: Mapping[str, Any]) -> int:
+def choose_image_size(meta: Mapping[str, Any]) -> int:
+    """Side of the views in pixels where the user names none: the pretraining's, or else the default; the log says which.
+
+    Args:
+        meta: the pretraining's record, see :func:`pretrain.record.pretraining_record`; may be empty.
+    """
     size = pretraining_image_size(meta)
     why = "that of the pretraining's views" if size else "the default, as no record tells that of the pretraining's views"
     size = size or DEFAULT_IMAGE_SIZE

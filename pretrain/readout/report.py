@@ -10,39 +10,27 @@ averaged.
 from __future__ import annotations
 
 import os
-import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.readout.cells import Cells, Column, column_titles, fill_cells
+from pretrain.readout.averages import (
+    LAST,
+    NO_SCORE,
+    STAGES,
+    Score,
+    all_stages,
+    averaged,
+    averaging_warnings,
+    mean_accuracy,
+    score_text,
+)
+from pretrain.readout.cells import Cells, fill_cells
+from pretrain.readout.columns import Column, column_titles
 from pretrain.readout.published import PaperRow, PaperTable, paper_table
-from pretrain.readout.recipes import encoder_stages, row_encoder
-from pretrain.readout.runs import ReadoutRun, find_runs
+from pretrain.readout.recipes import row_encoder
+from pretrain.readout.runs import find_runs
 from pretrain.tables import LATEX, MARKDOWN, Notation, Report, csv_table, epochs, json_table, latex_table, markdown_table
-
-LAST = "last"
-STAGES = {LAST: "the encoder's last stage", "all": "every stage that was read out"}
-
-
-@dataclass(frozen=True)
-class Score:
-    """A cell: what the results of one row in one column average to, after one stage.
-
-    Attributes:
-        mean: top-1 accuracy in percent; None without complete runs.
-        std: sample standard deviation over the pretrainings; None for fewer than two.
-        delta: difference to the baseline's mean; None for the baseline itself and where it has none.
-        runs: number of pretrainings averaged.
-        incomplete: epochs of the encoders that were left out because they are not from the end of their schedule.
-    """
-
-    mean: float | None
-    std: float | None
-    delta: float | None
-    runs: int
-    incomplete: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -99,18 +87,16 @@ def _filled_table(table: PaperTable, cells: Cells, with_paper: bool, stages: str
     columns = column_titles(cells.columns)
     shown = {column: _stages_of(cells, column) if stages == "all" else [LAST] for column in columns}
     keys = [(row, column, stage) for row, column in cells.runs for stage in shown[column]]
-    means = {key: _mean(cells.runs[key[:2]], key[2]) for key in keys}
+    means = {key: mean_accuracy(cells.runs[key[:2]], key[2]) for key in keys}
     scores = {}
     for row, column, stage in keys:
         base = means.get((_baseline(table, rows, row), column, stage))
-        scores[row, column, stage] = _score(cells.runs[row, column], stage, base)
+        scores[row, column, stage] = averaged(cells.runs[row, column], stage, base)
     return FilledTable(table, rows, columns, shown, scores, with_paper)
 
 
 def _stages_of(cells: Cells, column: Column) -> list[str]:
-    """Every stage that was read out in a column, from the bottom up."""
-    orders = [list(run.accuracies) for (_, other), runs in cells.runs.items() if other == column for run in runs]
-    return list(dict.fromkeys(stage for order in sorted(orders, key=len, reverse=True) for stage in order))
+    return all_stages(run for (_, other), runs in cells.runs.items() if other == column for run in runs)
 
 
 def _baseline(table: PaperTable, rows: Iterable[PaperRow], row: PaperRow) -> PaperRow | None:
@@ -120,44 +106,9 @@ def _baseline(table: PaperTable, rows: Iterable[PaperRow], row: PaperRow) -> Pap
     return None if base == row else base
 
 
-def _accuracies(runs: Iterable[ReadoutRun], stage: str) -> list[float]:
-    """What the complete pretrainings have after a stage, each the mean over its readouts."""
-    by_repetition: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        name = list(encoder_stages(run.encoder_spec))[-1] if stage == LAST else stage
-        if run.complete and name in run.accuracies:
-            by_repetition[run.repetition].append(run.accuracies[name])
-    return [statistics.mean(values) for values in by_repetition.values()]
-
-
-def _mean(runs: Iterable[ReadoutRun], stage: str) -> float | None:
-    values = _accuracies(runs, stage)
-    return statistics.mean(values) if values else None
-
-
-def _score(runs: Sequence[ReadoutRun], stage: str, base: float | None) -> Score:
-    values, mean = _accuracies(runs, stage), _mean(runs, stage)
-    return Score(
-        mean=mean,
-        std=statistics.stdev(values) if len(values) > 1 else None,
-        delta=None if mean is None or base is None else mean - base,
-        runs=len(values),
-        incomplete=tuple(sorted({run.encoder_identity: run.record["epoch"] for run in runs if not run.complete}.values())),
-    )
-
-
 def _warnings(table: FilledTable, cells: Cells) -> list[str]:
     """What to know of the averages: encoders left out, what could not be compared, and columns without the baseline."""
-    runs = list(dict.fromkeys(run for runs in cells.runs.values() for run in runs))
-    lines = [
-        f"{run.source} is of an incomplete pretraining, at {run.record['epoch']} of {epochs(run.epochs)}: left out of the "
-        "averages"
-        for run in runs if not run.complete
-    ]
-    if unrecorded := sum(bool(run.record) and run.settings is None for run in runs):
-        lines.append(f"the pretraining records of {unrecorded} results are from before settings were recorded: only rule, "
-                     "encoder, decoder and epochs were compared before these were averaged")
-    lines += dict.fromkeys(line for runs in cells.runs.values() for line in _doubled_seeds(runs))
+    lines = averaging_warnings(cells.runs)
     for column, title in table.columns.items():
         lacking = {
             base for (row, other, _), score in table.scores.items()
@@ -169,33 +120,10 @@ def _warnings(table: FilledTable, cells: Cells) -> list[str]:
     return lines
 
 
-def _doubled_seeds(runs: Iterable[ReadoutRun]) -> Iterator[str]:
-    """One line for each complete encoder of a cell that has the seed of another."""
-    first: dict[str, ReadoutRun] = {}
-    encoders = {run.encoder_identity: run for run in runs if run.complete}
-    for run in encoders.values():
-        other = first.setdefault(run.repetition, run)
-        if other is not run:
-            yield (f"{other.source} and {run.source} are of different checkpoints, but of the same settings and "
-                   f"{run.repetition}: counted as one run")
-
-
-def _cell(score: Score | None, column: Column, notation: Notation) -> str:
-    """One table cell, e.g. ``65.2 ± 0.1 (-0.5) (3 runs)``; an en dash where there is no value."""
-    if score is None:
-        return notation.missing
-    text = notation.score(score.mean, score.std, score.delta)
-    if score.runs > 1:
-        text += f" ({score.runs} runs)"
-    if score.incomplete:
-        text += f" (incomplete: at {', '.join(map(str, score.incomplete))} of {epochs(column.epochs)})"
-    return text
-
-
 def _cells(table: FilledTable, row: PaperRow, notation: Notation) -> list[str]:
     marks = {True: notation.check, False: ""}
     labels = [marks[label] if isinstance(label, bool) else notation.escaped(label) for label in row.labels]
-    ours = [_cell(table.scores.get((row, column, stage)), column, notation)
+    ours = [score_text(table.scores.get((row, column, stage)), column.epochs, notation)
             for column in table.columns for stage in table.stages[column]]
     published = [notation.score(row.accuracy) + _own_schedule(row)] if table.with_paper else []
     if _shows_memory(table):
@@ -251,12 +179,12 @@ def table_rows(table: FilledTable) -> list[dict[str, Any]]:
     rows = []
     for row in table.rows:
         for column, stage in places:
-            score = table.scores.get((row, column, stage)) or Score(None, None, None, 0, ())
+            found = table.scores.get((row, column, stage)) or NO_SCORE
             entry: dict[str, Any] = dict(zip(names, row.labels, strict=True))
             entry |= {"column": table.columns.get(column), "data_set": None if column is None else column.data_set,
                       "kind": None if column is None else column.kind, "epochs": None if column is None else column.epochs,
-                      "stage": stage, "mean": score.mean, "std": score.std, "delta": score.delta, "runs": score.runs,
-                      "incomplete_runs": len(score.incomplete)}
+                      "stage": stage, "mean": found.mean, "std": found.std, "delta": found.delta, "runs": found.runs,
+                      "incomplete_runs": len(found.incomplete)}
             if table.with_paper:
                 entry |= {"paper": row.accuracy, "paper_epochs": row.epochs if row.quoted else table.paper.epochs,
                           "paper_memory_saving": row.memory_saving}

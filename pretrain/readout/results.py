@@ -18,17 +18,19 @@ from pretrain.readout.encoders import RANDOM
 from pretrain.work_dir import differing_keys
 
 RANDOM_FOLDER = Path("work_dirs/readout")
-NAMED_BY_ROOT = ("folder", "file_list", "webdataset")  # sources that may be any data set: their folder names it
+NAMED_BY_ROOT = ("folder", "file_list", "webdataset", "coco_objects")  # may be any data set: their folder names it
 
 
-def result_file(kind: str, file: str, encoder: Mapping[str, Any], data: Mapping[str, Any], seed: int) -> Path:
+def result_file(
+    kind: str, file: str, encoder: Mapping[str, Any], data: Mapping[str, Any] | None, seed: int
+) -> Path:
     """Where a result is written unless the user says where.
 
     Args:
         kind: of the method.
         file: the encoder's file as the user gave it, or ``"random"``.
         encoder: the encoder's config.
-        data: the record of the data.
+        data: the record of the data; None where none are read.
         seed: of the readout.
 
     Returns:
@@ -38,11 +40,13 @@ def result_file(kind: str, file: str, encoder: Mapping[str, Any], data: Mapping[
     if file == RANDOM:
         options = "_".join(str(value) for key, value in encoder.items() if key != "type")
         name = "_".join(filter(None, ["random", str(encoder["type"]), options, f"seed{seed}"]))
-        folder = RANDOM_FOLDER / f"{_file_name(name)}.readout"
+        folder = RANDOM_FOLDER / f"{file_name(name)}.readout"
     else:
         folder = Path(file).with_suffix(".readout")
+    if data is None:
+        return folder / f"{kind}.json"
     limited = "" if data["limit"] is None else f"_{data['limit']}images_seed{seed}"
-    return folder / f"{kind}_{_file_name(dataset_name(data))}{limited}.json"
+    return folder / f"{kind}_{file_name(dataset_name(data))}{limited}.json"
 
 
 def dataset_name(data: Mapping[str, Any]) -> str:
@@ -60,8 +64,11 @@ def finished_result(file: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
         return None
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        data = {key: value for key, value in record["data"].items() if key != "undecodable"}
-        known = {**{key: record.get(key) for key in settings}, "data": data, "stages": list(record["stages"])}
+        known = {key: record.get(key) for key in settings}
+        if "data" in settings:
+            known["data"] = {key: value for key, value in record["data"].items() if key != "undecodable"}
+        if "stages" in settings:
+            known["stages"] = list(record["stages"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} exists and is no readout result; delete it, or choose another file with --out") from error
     check_same_settings(known, settings, f"{file} holds the result of a readout")
@@ -107,5 +114,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: str(module.__version__) for name, module in modules.items()}}
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """A text as part of a file's name: all but letters, digits and ``_.-`` becomes ``_``."""
     return re.sub(r"[^\w.-]+", "_", text)

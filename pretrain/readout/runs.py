@@ -16,7 +16,8 @@ from pretrain.readout.encoders import RANDOM
 from pretrain.readout.recipes import encoder_spec
 from pretrain.readout.results import dataset_name
 
-KINDS = {"linear": "linear", "linear_cached": "linear (cached features)", "knn": "kNN", "finetune": "fine-tuned"}
+KINDS = {"linear": "linear", "linear_cached": "linear (cached features)", "linear_adam": "linear (Adam)", "knn": "kNN",
+         "finetune": "fine-tuned"}
 DATA_KEYS = ("source", "train_split", "test_split", "train_images", "test_images", "classes")  # beside the data set's name
 DATA_SETS = {"imagenet": "ImageNet", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL-10",
              "fashion_mnist": "Fashion-MNIST"}
@@ -108,10 +109,7 @@ class ReadoutRun:
     @property
     def initialisation(self) -> Literal["random", "supervised"] | None:
         """What an encoder without pretraining of ours was; None where the result does not tell."""
-        if self.encoder.get("file") == RANDOM:
-            return "random"
-        sha256 = self.encoder.get("sha256") or ""
-        return "supervised" if not self.record and sha256[:8] in _supervised_weights() else None
+        return initialisation(self.encoder)
 
     @property
     def epochs(self) -> int | None:
@@ -144,7 +142,7 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[ReadoutRun]
         if path.is_dir():
             for file in sorted(path.rglob("*.json")):
                 try:
-                    record = _read_json(file)
+                    record = read_json(file)
                 except ReadoutFileError as error:
                     if any(folder.suffix == READOUT_SUFFIX for folder in file.resolve().parents):
                         passed_over[file.resolve()] = f"passed over: {error}"
@@ -152,7 +150,7 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[ReadoutRun]
                 if _is_readout(record):
                     runs.setdefault(file.resolve(), _run_of(file, record))
         elif path.is_file():
-            record = _read_json(path)
+            record = read_json(path)
             if not _is_readout(record):
                 raise ReadoutFileError(f"{path} is no readout result; pass what tools/linear_eval.py or tools/knn_eval.py "
                                        "wrote, or a folder above")
@@ -165,7 +163,7 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[ReadoutRun]
     return list(runs.values()), list(passed_over.values())
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """The content of a JSON file; None for a log of one JSON object a line, such as mmengine writes.
 
     Raises:
@@ -209,6 +207,14 @@ def _percentage(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
         raise ValueError(f"top1 is {value!r}, not a percentage")
     return float(value)
+
+
+def initialisation(encoder: Mapping[str, Any]) -> Literal["random", "supervised"] | None:
+    """What an encoder without pretraining of ours was; None where its origin (``load_encoder``'s) does not tell."""
+    if encoder.get("file") == RANDOM:
+        return "random"
+    sha256 = encoder.get("sha256") or ""
+    return "supervised" if not encoder.get("meta") and sha256[:8] in _supervised_weights() else None
 
 
 @lru_cache

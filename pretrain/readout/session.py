@@ -24,7 +24,7 @@ class Session:
 
     Attributes:
         encoder: on its device.
-        stages: names of the stages to read out, bottom up.
+        stages: names of the stages to read out, or of blocks, bottom up.
         data: training and test set.
         image_size: side of the views in pixels.
         workers: processes that load images; 0 loads in this one.

@@ -155,7 +155,7 @@ def _train_epoch(
         dist.all_reduce(totals)
     loss_sum, trained_images, images = totals.tolist()  # of all processes, so that all of them fail or none
     mean_loss = loss_sum / max(trained_images, 1) / len(model.stages)
-    _check_finite(model.trained(), mean_loss, state.epoch + 1)
+    check_finite(model.trained(), mean_loss, state.epoch + 1)
     state.train_top1 = {name: top1 for name, (top1, _) in counter.percentages().items()}
     state.seconds += time.perf_counter() - started
     state.images += int(images)
@@ -166,7 +166,7 @@ def _train_epoch(
     print_log(f"epoch {state.epoch}: loss {mean_loss:.4f}, training accuracy in percent: {told}", logger="current")
 
 
-def _check_finite(trained: nn.Module, mean_loss: float, epoch: int) -> None:
+def check_finite(trained: nn.Module, mean_loss: float, epoch: int) -> None:
     """Looks at the loss and at the weights that the last step left, whose loss nobody has computed.
 
     Their squares are looked at: logits of weights that large are beyond all reason even where they do not overflow.

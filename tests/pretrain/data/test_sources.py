@@ -185,7 +185,7 @@ def test_default_splits(tmp_path):
     assert default_splits(dict(type="folder"), tmp_path) == ("train", "val")
     expected = dict(imagenet=("train", "val"), file_list=("train", "val"), webdataset=("train", "val"),
                     stl10=("train", "test"), cifar10=("train", "test"), cifar100=("train", "test"),
-                    fashion_mnist=("train", "test"))
+                    fashion_mnist=("train", "test"), coco_objects=("train", "val"))
     assert {name: default_splits(name, tmp_path) for name in expected} == expected
     assert set(SOURCES.module_dict) == {"folder", *expected}
 

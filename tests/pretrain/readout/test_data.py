@@ -114,7 +114,7 @@ def test_folders_are_opened_with_their_splits(tmp_path):
     data = load_labelled_data("folder", root, limit=6, seed=3)
     assert data.record == dict(source="folder", options={}, root="set", train_split="train", test_split="val",
                                train_images=6, test_images=6, classes=3, limit=6,
-                               fingerprint=fingerprint(data.train, data.test, root))
+                               fingerprint=fingerprint([data.train, data.test], root))
     assert np.bincount(data.train.labels[data.train_indices]).tolist() == [2, 2, 2]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -12,6 +14,7 @@ from pretrain.learner import LocalContrastiveLearner
 from pretrain.readout.encoders import (
     EncoderChangedError,
     PooledFeatures,
+    block_names,
     choose_stages,
     frozen,
     load_encoder,
@@ -124,3 +127,24 @@ def test_the_size_of_the_pretraining_is_found_in_its_record(config, expected):
     resolved["train_dataloader"]["dataset"].setdefault("data_root", "data")
     assert pretraining_image_size(pretraining_record(resolved, "0" * 64)) == expected
     assert pretraining_image_size({}) is pretraining_image_size(dict(settings=dict(data=dict(views=None)))) is None
+
+
+def test_blocks_are_pooled_in_the_same_pass(encoder):
+    """Features after every block are those that hooks see in a plain forward pass, whatever the order of the names."""
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    names = block_names(encoder)
+    assert list(names) == ["res2.1", "res2.2", "res3.1", "res3.2", "res4.1", "res4.2", "res5.1", "res5.2"]
+    pooled, seen, passes = PooledFeatures(encoder.eval(), [*reversed(names), "res3"]), {}, Counter()
+    for name, block in names.items():
+        def note(_, __, output, name=name):
+            seen[name], passes[name] = output.mean((2, 3)), passes[name] + 1
+        encoder.get_submodule(encoder.block_layers[block][-1]).register_forward_hook(note)
+    found = pooled(images)
+    assert set(passes.values()) == {1}
+    assert list(found) == list(pooled.blocks) and pooled.blocks["res3"] == pooled.blocks["res3.2"] == 3
+    assert torch.equal(found["res3"], found["res3.2"])
+    assert {name: x.shape[1] for name, x in found.items()} == pooled.widths
+    seen.clear()
+    encoder((images.float() - pooled.mean) / pooled.std)
+    for name, expected in seen.items():
+        torch.testing.assert_close(found[name], expected)

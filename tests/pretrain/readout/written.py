@@ -34,6 +34,25 @@ def pretraining_record(
     resolved.merge_from_dict({"train_cfg.max_epochs": epochs, "randomness.seed": seed, **(options or {})})
     plain = resolved.to_dict()
     plain["model"] |= model
+    return _record_of(plain, epoch, seed)
+
+
+def record_of_config(config: str, *, epoch: int | None = None, seed: int = 0, **options: Any) -> dict[str, Any]:
+    """The record of a pretraining of a complete config, made by the function that makes the real ones.
+
+    Args:
+        config: relative to ``configs/``.
+        epoch: of the checkpoint; None for the end of the schedule.
+        seed: of the pretraining.
+        **options: overrides of config values, by dotted name with ``__`` for dots.
+    """
+    resolved = Config.fromfile(str(ROOT / "configs" / config), import_custom_modules=False)
+    resolved.merge_from_dict({key.replace("__", "."): value for key, value in options.items()})
+    plain = resolved.to_dict() | {"randomness": {"seed": seed}}
+    return _record_of(plain, epoch or plain["train_cfg"]["max_epochs"], seed)
+
+
+def _record_of(plain: dict[str, Any], epoch: int, seed: int) -> dict[str, Any]:
     return make_record(plain, config_fingerprint(plain)[0]) | {"seed": seed, "epoch": epoch, "iter": 1000 * epoch}
 
 

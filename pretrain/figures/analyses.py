@@ -1,0 +1,273 @@
+"""What tools/analyze.py found, drawn: accuracy by depth, spectra, kept pairs (Fournier et al., 2023, figures 2, 1b, 5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pretrain.figures.curves import group_runs
+from pretrain.figures.labels import told_apart
+from pretrain.figures.style import (
+    COLUMN_WIDTH,
+    TEXT_WIDTH,
+    Drawing,
+    figure_style,
+    method_color,
+    method_dashes,
+    new_figure,
+    shades,
+)
+from pretrain.methods import Method
+from pretrain.readout.analysis_files import method_of_origin, read_analyses
+from pretrain.readout.results import dataset_name
+from pretrain.training_log import SCALARS, TrainingLog
+
+FLOOR = 1e-8  # of normalised singular values: what is below is rounding
+MAX_COLUMNS = 4
+SPECTRUM_HEIGHT = 1.2  # inches, of the lines
+KEPT = {"positive": "positive pairs kept (%)", "negative": "negative pairs kept (%)"}
+Series = tuple[Sequence[float], Sequence[float]]  # epochs, and values at them
+Paths = Iterable[str | Path]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Analyses of repetitions: encoders that were trained alike but for their seeds, and analysed alike."""
+
+    label: str
+    method: Method
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def style(self) -> dict[str, Any]:
+        return dict(color=method_color(self.method), linestyle=method_dashes(self.method))
+
+
+def draw_probes(paths: Paths) -> Drawing:
+    """Accuracy of a linear probe after every block; repetitions as their mean with a band of one standard deviation.
+
+    Args:
+        paths: files of ``tools/analyze.py --what probes``, or folders above some.
+
+    Raises:
+        ReadoutFileError: a path does not exist, or holds none.
+    """
+    groups = _groups(read_analyses(paths, "probes"))
+    lines = [_probe_line(group) for group in groups]
+    with figure_style():
+        figure, (axis,) = new_figure(width=COLUMN_WIDTH, height=2.6)
+        for group, line in zip(groups, lines, strict=True):
+            _draw_probes(axis, group, line)
+        _name_blocks(axis, [line["names"] for line in lines])
+        axis.set_ylabel("linear probe, top-1 (%)")
+        figure.legend(loc="outside upper center", ncols=2)
+    return Drawing(figure, f"Accuracy of linear probes by depth on {_data_sets(groups)}: mean over repetitions, bands of "
+                   "one sample standard deviation; dots where a local unit of the pretraining ends.", {"lines": lines})
+
+
+def _probe_line(group: _Group) -> dict[str, Any]:
+    blocks = list(zip(*(record["blocks"] for record in group.records), strict=True))  # (blocks, runs)
+    accuracies = [[run["top1"] for run in runs] for runs in blocks]
+    return {
+        "method": group.label,
+        "runs": len(group.records),
+        "names": [runs[0]["name"] for runs in blocks],
+        "top1": [fmean(values) for values in accuracies],
+        "std": [stdev(values) if len(values) > 1 else None for values in accuracies],
+        "ends_of_units": [runs[0]["name"] for runs in blocks if runs[0]["end_of_unit"]],
+    }
+
+
+def _draw_probes(axis: Axes, group: _Group, line: Mapping[str, Any]) -> None:
+    depth, mean = np.arange(1, len(line["names"]) + 1), np.array(line["top1"])
+    ends = [place for place, name in enumerate(line["names"]) if name in line["ends_of_units"]]
+    axis.plot(depth, mean, label=group.label, marker="o", markevery=ends, **group.style)
+    if line["runs"] > 1:
+        std = np.array(line["std"])
+        axis.fill_between(depth, mean - std, mean + std, color=group.style["color"], alpha=0.2, linewidth=0)
+
+
+def _name_blocks(axis: Axes, names: Sequence[Sequence[str]]) -> None:
+    """Ticks at all blocks, called by their names where all encoders have the same."""
+    deepest = max(map(len, names))
+    if all(other == names[0] for other in names):
+        axis.set_xticks(range(1, deepest + 1), names[0], rotation=90)
+    else:
+        axis.set_xticks(range(1, deepest + 1))
+        axis.set_xlabel("block")
+
+
+def draw_spectrum(paths: Paths) -> Drawing:
+    """Singular values of the features' covariance by their rank, relative to the largest; a panel per stage.
+
+    Args:
+        paths: files of ``tools/analyze.py --what spectrum``, or folders above some.
+
+    Raises:
+        ReadoutFileError: a path does not exist, or holds none.
+    """
+    groups = _groups(read_analyses(paths, "spectrum"))
+    names = list(dict.fromkeys(point["name"] for group in groups for record in group.records for point in record["points"]))
+    with figure_style():
+        figure = _draw_spectra(groups, names)
+    return Drawing(figure, f"Singular values of the covariance of pooled features on {_data_sets(groups)}, relative to the "
+                   f"largest and cut at {FLOOR:g}, after {', '.join(names)}; one line per run, and in the legends the "
+                   "effective rank (RankMe), its mean and standard deviation over repetitions.",
+                   {"points": {name: [_rank(group, name) for group in groups] for name in names}})
+
+
+def _draw_spectra(groups: Sequence[_Group], names: Sequence[str]) -> Figure:
+    columns = min(MAX_COLUMNS, len(names))
+    legend = 0.15 * (len(groups) + 1)  # inches, at the bottom of every panel
+    figure, axes = new_figure(columns, -(-len(names) // columns), width=COLUMN_WIDTH if columns < 3 else TEXT_WIDTH,
+                              height=SPECTRUM_HEIGHT + legend + 0.8, sharey=True)
+    for place, (axis, name) in enumerate(zip(axes, names, strict=False)):
+        for group in groups:
+            for point in _points(group, name):
+                axis.plot(np.arange(1, len(point["singular_values"]) + 1), _normalised(point["singular_values"]),
+                          linewidth=1.2 if len(group.records) == 1 else 0.7, **group.style)
+        axis.set(title=name, xlabel="singular value, by size", yscale="log")
+        if place % columns == 0:
+            axis.set_ylabel("singular value / largest")
+        handles = [Line2D([], [], label=_told(_rank(group, name)), **group.style)
+                   for group in groups if _points(group, name)]
+        axis.legend(handles=handles, title="effective rank", title_fontsize=7, handlelength=1.6, borderaxespad=0.2,
+                    labelspacing=0.3, loc="lower left")
+    lowest = min(0.1, *(axis.dataLim.y0 for axis in axes[: len(names)]))
+    axes[0].set_ylim(lowest ** (1 + legend / SPECTRUM_HEIGHT), 2)  # so that the legends lie below all lines
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    figure.legend(handles=[Line2D([], [], label=group.label, **group.style) for group in groups],
+                  loc="outside upper center", ncols=4 if columns > 2 else 2)
+    return figure
+
+
+def _points(group: _Group, name: str) -> list[Mapping[str, Any]]:
+    """What every run of a group has at a point; nothing where the encoder has no such point."""
+    return [point for record in group.records for point in record["points"] if point["name"] == name]
+
+
+def _normalised(singular_values: Sequence[float]) -> np.ndarray:
+    values = np.array(singular_values)
+    return np.maximum(values / max(values.max(), np.finfo(float).tiny), FLOOR)
+
+
+def _rank(group: _Group, name: str) -> dict[str, Any]:
+    ranks = [point["effective_rank"] for point in _points(group, name)]
+    return {"method": group.label, "effective_rank": fmean(ranks) if ranks else None,
+            "std": stdev(ranks) if len(ranks) > 1 else None, "runs": len(ranks)}
+
+
+def _told(rank: Mapping[str, Any]) -> str:
+    return f"{rank['effective_rank']:.1f}" + ("" if rank["std"] is None else f" ± {rank['std']:.1f}")
+
+
+@dataclass(frozen=True)
+class _KeptPairs:
+    """Shares of pairs that the units of repetitions kept: per run ``{unit: {"positive": Series, "negative": Series}}``."""
+
+    label: str
+    method: Method
+    runs: Sequence[Mapping[str, Mapping[str, Series]]]
+
+
+def draw_kept(paths: Paths) -> Drawing:
+    """Positive and negative pairs that every unit kept, over epochs; a row of two panels per pretraining.
+
+    Args:
+        paths: work directories of ``tools/pretrain.py``, files of ``tools/analyze.py --what kept``, or folders above some.
+
+    Raises:
+        ReadoutFileError: a path does not exist, or holds none.
+        ValueError: a pretraining kept all pairs.
+    """
+    paths = list(paths)
+    logged = [path for path in paths if Path(path).is_dir() and any(Path(path).glob(SCALARS))]
+    analysed = [path for path in paths if path not in logged]
+    found = [_KeptPairs(group.title, group.method, [_kept_of_log(log) for log in group.logs])
+             for group in (group_runs(logged) if logged else [])]
+    found += [_KeptPairs(group.label, group.method, [_kept_of_record(record) for record in group.records])
+              for group in (_groups(read_analyses(analysed, "kept")) if analysed or not logged else [])]
+    with figure_style():
+        figure, axes = new_figure(2, len(found), width=TEXT_WIDTH, height=2.1, sharex=True, sharey=True)
+        for row, kept in enumerate(found):
+            _draw_kept(axes[2 * row : 2 * row + 2], kept)
+        for axis in axes[-2:]:
+            axis.set_xlabel("epoch")
+    return Drawing(figure, "Shares of positive and negative pairs above the similarity threshold at every local unit, in "
+                   f"percent over epochs of pretraining: {'; '.join(kept.label for kept in found)}.",
+                   {"runs": [{"method": kept.label, "last": _last(run)} for kept in found for run in kept.runs]})
+
+
+def _kept_of_log(log: TrainingLog) -> dict[str, dict[str, Series]]:
+    units = log.units("kept_positive_")
+    if not units:
+        raise ValueError(f"{log.work_dir} logged no kept pairs: it trained on all of them; pass pretrainings with a "
+                         "threshold, such as those of configs/pretrain/subsampling")
+    return {unit: {sign: log.series(f"kept_{sign}_{unit}") for sign in KEPT} for unit in units}
+
+
+def _kept_of_record(record: Mapping[str, Any]) -> dict[str, dict[str, Series]]:
+    return {unit: {sign: _known(record["epochs"], record[f"kept_{sign}"][unit]) for sign in KEPT}
+            for unit in record["units"]}
+
+
+def _known(epochs: Sequence[float], values: Sequence[float | None]) -> Series:
+    """Without the times at which a unit was not trained."""
+    pairs = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if value is not None]
+    return [epoch for epoch, _ in pairs], [value for _, value in pairs]
+
+
+def _draw_kept(axes: Sequence[Axes], kept: _KeptPairs) -> None:
+    units = list(dict.fromkeys(unit for run in kept.runs for unit in run))
+    colors = dict(zip(units, shades(method_color(kept.method), len(units)), strict=True))
+    for axis, (sign, label) in zip(axes, KEPT.items(), strict=True):
+        for run in kept.runs:
+            for unit, shares in run.items():
+                epochs, values = shares[sign]
+                axis.plot(epochs, [100 * value for value in values], color=colors[unit],
+                          linewidth=1.2 if len(kept.runs) == 1 else 0.7)
+        axis.set(ylabel=label, ylim=(0, 104))
+    axes[0].set_title(kept.label, loc="left")
+    handles = [Line2D([], [], color=colors[unit], label=unit) for unit in reversed(units)]  # the top unit first
+    axes[1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=1.2, labelspacing=0.2,
+                   ncols=-(-len(units) // 10))
+
+
+def _last(run: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, float]]:
+    """The last share in percent of every unit and sign."""
+    return {unit: {sign: 100 * values[-1] for sign, (_, values) in shares.items()} for unit, shares in run.items()}
+
+
+def _groups(records: Sequence[Mapping[str, Any]]) -> list[_Group]:
+    """Puts analyses of repetitions together, in the order of their first ones."""
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        grouped.setdefault(_all_but_seed(record), []).append(record)
+    firsts = [alike[0] for alike in grouped.values()]
+    methods = [method_of_origin(record["encoder"]) for record in firsts]
+    labels = told_apart([method.label for method in methods],
+                        [Path(record["checkpoint"]).absolute().parent.name for record in firsts])
+    return [_Group(label, method, alike) for label, method, alike in zip(labels, methods, grouped.values(), strict=True)]
+
+
+def _all_but_seed(record: Mapping[str, Any]) -> str:
+    """What repetitions share: encoder, pretraining and how far it went, and what was analysed on which data."""
+    origin, data = record["encoder"], record.get("data") or {}
+    trained = {key: value for key, value in origin["meta"].items() if key not in ("seed", "git_revision", "config_sha256")}
+    file = None if trained or origin["seed"] is not None else origin["file"]
+    return json.dumps([origin["encoder"], trained, file, data.get("fingerprint"), data.get("train_images"),
+                       record.get("protocol"), record.get("image_size")], sort_keys=True)
+
+
+def _data_sets(groups: Sequence[_Group]) -> str:
+    return " and ".join(dict.fromkeys(dataset_name(record["data"]) for group in groups for record in group.records))

@@ -1,0 +1,231 @@
+"""t-SNE maps of encoders' features of labelled images (supplement of LoCo, Figure 2), with numbers of how classes part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
+from pretrain.encoders import Encoder
+from pretrain.figures.class_style import class_color, class_marker
+from pretrain.figures.labels import told_apart
+from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
+from pretrain.readout.analysis_files import method_of_origin
+from pretrain.readout.data import CentreView, LabelledImages, balanced_subset
+from pretrain.readout.encoders import RANDOM, PooledFeatures, frozen, load_encoder, pretraining_image_size
+from pretrain.readout.evaluate import find_device
+from pretrain.readout.features import extract_features
+from pretrain.readout.results import dataset_name
+from pretrain.readout.session import DEFAULT_IMAGE_SIZE, default_workers
+
+DEFAULT_CLASSES = 10
+DEFAULT_IMAGES = 500  # as in the supplement of LoCo, section 3
+NEIGHBOURS = 10
+PCA_DIMENSIONS = 50  # before t-SNE, as its authors do
+PERPLEXITY = 30
+MAX_COLUMNS = 3
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """Which labelled images are embedded; every encoder gets the same ones.
+
+    Attributes:
+        source: name or config of an image source with labels.
+        data_root: where it reads from.
+        split: None for the one that readouts test on.
+        classes: names; None for the first ten by name.
+        images: how many at most, as evenly over the classes as there are.
+        seed: of the choice.
+    """
+
+    source: str | Mapping
+    data_root: str
+    split: str | None = None
+    classes: Sequence[str] | None = None
+    images: int = DEFAULT_IMAGES
+    seed: int = 0
+
+
+def draw_embedding(
+    files: Sequence[str],
+    choice: ImageChoice,
+    stage: str | None = None,
+    encoder: str | Mapping | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> Drawing:
+    """t-SNE of the pooled features of one stage, a panel per encoder.
+
+    Features are L2-normalised, reduced to 50 dimensions by PCA and mapped by t-SNE from PCA's first two. Below each panel
+    stand two numbers of the features themselves, not of the map: the accuracy of leave-one-out k-nearest-neighbour votes
+    and the mean silhouette, both by cosine.
+
+    Args:
+        files: exported backbones, pretraining checkpoints, bare state dicts, or ``"random"``.
+        choice: which images.
+        stage: name of an encoder's stage; the last one by default, which of PResNet-50 has the 4096 features of the
+            supplement's Figure 2.
+        encoder: of files without a record, and of ``"random"``; None where files have records, and ``"random"`` is to be as
+            the first file.
+        image_size: side of the views in pixels; None for that of each pretraining's, or 224 where it is not recorded.
+        device: of torch; ``"auto"`` is CUDA where there is one.
+        workers: processes that load images; None to choose by the number of processors.
+
+    Raises:
+        ValueError: a file, the data, a class or the stage does not fit, or there are too few images.
+        RunFailedError: too many images cannot be decoded.
+    """
+    source, indices, chosen = _choose_images(choice)
+    target, workers = find_device(device), default_workers() if workers is None else workers
+    panels: list[_Panel] = []
+    for file in files:
+        like = panels[0] if panels and file == RANDOM else None
+        built, origin = load_encoder(file, encoder or (like and like.encoder), choice.seed)
+        name = _choose_stage(built, stage, file)
+        side = image_size or pretraining_image_size(origin["meta"]) or (like.image_size if like else DEFAULT_IMAGE_SIZE)
+        with frozen(built):
+            pooled = PooledFeatures(built, [name]).to(target).eval()
+            dataset = LabelledImages(source, indices, CentreView(side))
+            found = extract_features(pooled, dataset, BATCH_SIZE, workers, target)
+        features = F.normalize(found.features[name].cpu(), dim=1)  # (N, C)
+        labels = found.labels.cpu()
+        panels.append(_Panel(origin["encoder"], side, labels.numpy(), tsne(features.numpy(), choice.seed), dict(
+            method=method_of_origin(origin).label, file=file, stage=name, features=features.shape[1], image_size=side,
+            images=len(labels), knn=leave_one_out_knn(features, labels), silhouette=silhouette(features, labels),
+        )))
+    with figure_style():
+        figure = _draw(panels, source.classes, chosen)
+    return Drawing(figure, _caption(panels[0], choice, chosen), {
+        "classes": [source.classes[label] for label in chosen],
+        "neighbours": _neighbours(len(indices)),
+        "panels": [panel.numbers for panel in panels],
+    })
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One encoder, the side of its views, labels ``(N,)``, the map ``(N, 2)``, and what is told of it."""
+
+    encoder: Mapping[str, Any]
+    image_size: int
+    labels: np.ndarray
+    points: np.ndarray
+    numbers: Mapping[str, Any]
+
+
+def leave_one_out_knn(features: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> float:
+    """The share in percent of images that a vote of their nearest other images, by cosine, puts into their own class.
+
+    Args:
+        features: ``(N, C)``.
+        labels: ``(N,)`` int64.
+        neighbours: how many vote, at most all other N - 1; each has one vote, and ties go to the class of the lowest label.
+    """
+    unit = F.normalize(features.double(), dim=1)
+    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)  # (N, N)
+    nearest = similarity.topk(_neighbours(len(labels), neighbours), dim=1).indices  # (N, k)
+    votes = F.one_hot(labels[nearest], int(labels.max()) + 1).sum(dim=1)  # (N, classes)
+    return 100 * (votes.argmax(dim=1) == labels).double().mean().item()
+
+
+def _neighbours(images: int, wanted: int = NEIGHBOURS) -> int:
+    return min(wanted, images - 1)
+
+
+def silhouette(features: Tensor, labels: Tensor) -> float:
+    """The mean silhouette of classes as clusters, by cosine distance: from -1, all mixed, to 1, far apart."""
+    return float(silhouette_score(features.numpy(), labels.numpy(), metric="cosine"))
+
+
+def tsne(features: np.ndarray, seed: int) -> np.ndarray:
+    """A map ``(N, 2)`` of ``(N, C)`` features; the same for the same seed on one machine."""
+    with threadpool_limits(1):  # sums keep their order
+        reduced = PCA(min(PCA_DIMENSIONS, *features.shape), svd_solver="full").fit_transform(features.astype(np.float64))
+        perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+        return TSNE(init="pca", perplexity=perplexity, random_state=seed, n_jobs=1).fit_transform(reduced)
+
+
+def _choose_images(choice: ImageChoice) -> tuple[ImageSource, np.ndarray, list[int]]:
+    """The source, the images' indices, and the labels of the classes in the order of their names."""
+    split = choice.split or default_splits(choice.source, choice.data_root)[1]
+    source = labelled(build_source(choice.source, choice.data_root, split))
+    names = list(dict.fromkeys(choice.classes or sorted(source.classes)[:DEFAULT_CLASSES]))
+    if unknown := [name for name in names if name not in source.classes]:
+        raise ValueError(f"{source.description} has no class {unknown[0]!r}; it has {', '.join(sorted(source.classes)[:20])}"
+                         f"{', ...' if len(source.classes) > 20 else ''}")
+    chosen = [source.classes.index(name) for name in names]
+    of_classes = np.flatnonzero(np.isin(source.labels, chosen))
+    labels = source.labels[of_classes]
+    size, present = min(choice.images, len(labels)), len(np.unique(labels))
+    if not 2 <= present < size:
+        raise ValueError(f"{choice.images} images of {', '.join(names)} are asked for, and {source.description} has "
+                         f"{len(labels)} of {present} of these classes; an embedding takes at least two classes and more "
+                         "images than classes")
+    return source, of_classes[balanced_subset(labels, size, choice.seed)], chosen
+
+
+def _choose_stage(encoder: Encoder, stage: str | None, file: str) -> str:
+    if stage is None:
+        return list(encoder.stages)[-1]
+    if stage not in encoder.stages:
+        raise ValueError(f"the encoder of {file} has no stage {stage!r}; it has {', '.join(encoder.stages)}")
+    return stage
+
+
+def _draw(panels: Sequence[_Panel], classes: Sequence[str], chosen: Sequence[int]) -> Figure:
+    rows = -(-len(panels) // MAX_COLUMNS)
+    columns = -(-len(panels) // rows)
+    width = TEXT_WIDTH * max(columns, 2) / MAX_COLUMNS
+    folders = [Path(panel.numbers["file"]).absolute().parent.name for panel in panels]
+    titles = told_apart([panel.numbers["method"] for panel in panels], folders, "{label}\n{hint}")
+    names = [classes[label] for label in chosen]
+    legend_rows = -(-len(names) // max(1, int(width * 14 / (max(map(len, names)) + 6))))
+    legend_height = 0.1 + 0.15 * legend_rows
+    text_height = 0.35 + 0.13 * max(title.count("\n") + 1 for title in titles)
+    figure, axes = new_figure(columns, rows, width=width, height=width / columns + text_height + legend_height / rows)
+    for axis, panel, title in zip(axes, panels, titles, strict=False):
+        _draw_panel(axis, panel, title, chosen)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    handles = [Line2D([], [], linestyle="", marker=class_marker(place), color=class_color(place), label=name)
+               for place, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(names) // legend_rows), handletextpad=0.1,
+                  columnspacing=1.0)
+    return figure
+
+
+def _draw_panel(axis: Axes, panel: _Panel, title: str, chosen: Sequence[int]) -> None:
+    for place, label in enumerate(chosen):
+        x, y = panel.points[panel.labels == label].T
+        axis.scatter(x, y, s=9, marker=class_marker(place), color=class_color(place), linewidths=0, alpha=0.85)
+    axis.set(title=title, xticks=[], yticks=[], box_aspect=1)
+    signed = f"{panel.numbers['silhouette']:.3f}".replace("-", "\N{MINUS SIGN}")
+    axis.set_xlabel(f"kNN {panel.numbers['knn']:.1f} %, silhouette {signed}")
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(True)
+
+
+def _caption(first: _Panel, choice: ImageChoice, chosen: Sequence[int]) -> str:
+    source = choice.source if isinstance(choice.source, str) else choice.source["type"]
+    data_set = dataset_name(dict(source=source, root=Path(choice.data_root).resolve().name))
+    images = len(first.labels)
+    return (f"t-SNE of the {first.numbers['stage']} features of {images} images of {len(chosen)} classes of {data_set}; "
+            f"under each panel, of the features and not of the map: accuracy of leave-one-out votes of {_neighbours(images)} "
+            "nearest neighbours, and mean silhouette of the classes (-1 to 1), both by cosine.")

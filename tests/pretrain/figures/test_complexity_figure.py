@@ -1,0 +1,101 @@
+"""Bars of tables 6 and 7: their heights are what the counts yield, and the paper's values are the paper's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pretrain.complexity import stage_complexity
+from pretrain.encoders import build_encoder
+from pretrain.figures.complexity import (
+    PAPER_SAVINGS,
+    PAPER_SHARES,
+    draw_memory_savings,
+    draw_stage_costs,
+)
+from pretrain.figures.style import METHOD_COLORS, save_figure
+from pretrain.memory import step_cost
+
+SMALL = dict(type="resnet18", width=16)
+
+
+def heights(ax):
+    return [bar.get_height() for container in ax.containers for bar in container]
+
+
+def diamonds(ax):
+    """``x -> y`` of the marks of the paper's values."""
+    return {x: y for line in ax.lines if line.get_marker() == "D" for x, y in line.get_xydata()}
+
+
+def test_stage_bars_are_the_counted_shares():
+    """FLOPs and memory of every stage; numbers as of the complexity function; nothing of the paper at another size."""
+    drawing = draw_stage_costs({"small": SMALL, "resnet50": "resnet50"}, image_size=64)
+    for ax, (name, spec) in zip(drawing.figure.axes, {"small": SMALL, "resnet50": "resnet50"}.items(), strict=True):
+        counted = stage_complexity(build_encoder(spec), 64)
+        shares = [*counted.percent("flops").values(), *counted.percent("memory_elements").values()]
+        np.testing.assert_allclose(heights(ax), shares)
+        assert json.loads(json.dumps(drawing.numbers))["encoders"][name] == {**counted.as_dict(), "paper": None}
+        assert diamonds(ax) == {}
+    assert drawing.figure.axes[0].get_ylabel() == "share of the encoder (%)"
+    assert "paper" not in drawing.caption
+
+
+@pytest.mark.parametrize("name", PAPER_SHARES)
+def test_the_papers_shares_stand_at_their_bars(name):
+    """Every diamond stands on the middle of a bar and within 2 points of its height; the paper's columns add up to 100 %."""
+    for shares in PAPER_SHARES[name].values():
+        assert sum(shares) == pytest.approx(100, abs=0.03)
+    drawing = draw_stage_costs({name: name})
+    (ax,) = drawing.figure.axes
+    bars = {round(bar.get_center()[0], 6): bar.get_height() for container in ax.containers for bar in container}
+    marks = {round(x, 6): y for x, y in diamonds(ax).items()}
+    assert marks.keys() == bars.keys()
+    for x, share in marks.items():
+        assert share == pytest.approx(bars[x], abs=2)  # PResNet-50's memory: docs/complexity.md
+    assert "paper: 4.1" in ax.get_title() and "table 6 of the LoCo paper" in drawing.caption
+
+
+def test_equal_costs_are_equal_files(tmp_path):
+    """PNG and SVG, byte for byte."""
+    first, second = (save_figure(draw_stage_costs({"small": SMALL}, 64).figure, tmp_path / name) for name in ("one", "two"))
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+@pytest.mark.slow
+def test_memory_bars_are_the_counted_ratios():
+    """SimCLR, checkpointed SimCLR, GIM and LoCo, the latter two with and without recomputation, in the methods' colours."""
+    drawing = draw_memory_savings({"small": SMALL}, batch_size=4, image_size=64)
+    (ax,) = drawing.figure.axes
+    costs = [("simclr", "none"), ("simclr_checkpointed", "none"), ("gim", "none"), ("gim", "block"), ("loco", "none"),
+             ("loco", "block")]
+    peaks = [step_cost(SMALL, method, 4, 64, mode).peak_bytes for method, mode in costs]
+    np.testing.assert_allclose(heights(ax), [peaks[0] / peak for peak in peaks])
+    numbers = json.loads(json.dumps(drawing.numbers))["encoders"]["small"]
+    assert [numbers["peak_bytes"][method][mode] for method, mode in costs] == peaks
+    assert numbers["paper"] is None and diamonds(ax) == {}
+    colors = [bar.get_facecolor() for container in ax.containers for bar in container]
+    assert [f"#{''.join(f'{round(255 * c):02X}' for c in color[:3])}" for color in colors] == [
+        METHOD_COLORS[method.split("_")[0]] for method, _ in costs]
+    assert ax.get_ylabel().endswith("(×)")
+
+
+@pytest.mark.slow
+def test_the_papers_savings_are_marked():
+    """ResNet-50's GIM and LoCo, beside the bars without recomputation."""
+    drawing = draw_memory_savings({"resnet50": "resnet50"}, batch_size=4)
+    assert list(diamonds(drawing.figure.axes[0]).values()) == [1.81, 1.28] == list(PAPER_SAVINGS["resnet50"].values())
+    assert PAPER_SAVINGS["presnet50"] == {"gim": 4.56, "loco": 2.76}
+
+
+def test_what_does_not_fit_is_refused():
+    """No encoder, an unknown one, an image that is too small."""
+    for draw in (draw_stage_costs, draw_memory_savings):
+        with pytest.raises(ValueError, match="no encoder to draw"):
+            draw({})
+        with pytest.raises(ValueError, match="unknown encoder 'resnet51'"):
+            draw({"resnet51": "resnet51"})
+    with pytest.raises(ValueError, match="batch size is 3"):
+        draw_memory_savings({"small": SMALL}, batch_size=3, image_size=64)

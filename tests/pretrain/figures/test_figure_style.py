@@ -1,0 +1,128 @@
+"""What all figures share: equal bytes, one colour a method, fonts that survive a paper's column."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from pretrain.figures.style import (
+    COLUMN_WIDTH,
+    METHOD_COLORS,
+    OTHER_COLORS,
+    PNG_DPI,
+    STYLE,
+    figure_style,
+    method_color,
+    method_dashes,
+    method_hatch,
+    new_figure,
+    save_figure,
+    shades,
+)
+from pretrain.methods import Method, method_of_record, named_method
+from tests.conftest import ROOT
+
+
+def draw(stem):
+    with figure_style():
+        figure, axes = new_figure(2, 1)
+        for ax in axes:
+            ax.plot([0, 1], [1, 0], label="a line")
+            ax.bar([0.5], [0.5], hatch="////")
+            ax.legend()
+    return save_figure(figure, stem)
+
+
+def test_equal_figures_are_equal_files(tmp_path):
+    """PNG and SVG, made anew: no dates, no random ids, and nothing of the file's name or the folder."""
+    first, second = draw(tmp_path / "a" / "one"), draw(tmp_path / "two")
+    assert [file.name for file in first] == ["one.png", "one.svg"]
+    for file, again in zip(first, second, strict=True):
+        assert file.read_bytes() == again.read_bytes()
+    assert b"<dc:date>" not in first[1].read_bytes()
+
+
+def test_size_is_the_papers(tmp_path):
+    """A figure of a column's width has a column's width of pixels."""
+    width, _ = Image.open(draw(tmp_path / "figure")[0]).size
+    assert width == round(COLUMN_WIDTH * PNG_DPI)
+
+
+def test_text_is_large_enough():
+    """No size of the style is below 6.5 points."""
+    sizes = [value for key, value in STYLE.items() if key.endswith(("font.size", "titlesize", "labelsize", "fontsize"))]
+    assert len(sizes) == 7 and min(sizes) >= 6.5
+
+
+def test_the_style_stays_within_its_block():
+    """Drawing changes nothing for others who use matplotlib in this process."""
+    code = ("import matplotlib; before = dict(matplotlib.rcParams)\n"
+            "from pretrain.figures.style import *\n"
+            "with figure_style(): new_figure()\n"
+            "assert before == dict(matplotlib.rcParams)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_method_has_one_color():
+    """Whatever else was done, by name or from a record; lists of units by what they are."""
+    for name, color in METHOD_COLORS.items():
+        assert method_color(named_method(name)) == color
+    assert method_color(method_of_record(dict(rule=dict(type="loco", window=3)))) == METHOD_COLORS["loco"]
+    assert method_color(method_of_record(dict(rule=dict(type="decoupled", k=1)))) == METHOD_COLORS["simclr"]
+    assert method_color(method_of_record(dict(rule="gim", subsampling=dict(threshold=0)))) == METHOD_COLORS["gim"]
+    custom = [method_of_record(dict(rule=[(0, 4), (2, 16)])) for _ in range(2)]
+    assert method_color(custom[0]) == method_color(custom[1]) in OTHER_COLORS
+
+
+def linear(color):
+    """Linear RGB of sRGB."""
+    return np.array([c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)])
+
+
+def luminance(color):
+    """Relative luminance, 0 to 1 (WCAG 2.1)."""
+    return np.dot([0.2126, 0.7152, 0.0722], linear(color))
+
+
+# Viénot, Brettel and Mollon (1999): linear RGB as seen without long- and without middle-wave cones
+MISSING_CONES = {
+    "none": np.eye(3),
+    "protanopia": np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]),
+    "deuteranopia": np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]),
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # of linear sRGB
+
+
+def lab(rgb):
+    """CIE L*a*b* of linear sRGB under D65; distances below 2 or 3 are hardly seen side by side."""
+    f = np.cbrt(XYZ @ np.clip(rgb, 0, 1) / XYZ.sum(axis=1))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def test_methods_are_told_apart_by_colour_blind_readers():
+    """Every two methods' colours stay far apart for people without one kind of cone."""
+    for matrix in MISSING_CONES.values():
+        seen = [lab(matrix @ linear(color)) for color in METHOD_COLORS.values()]
+        assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 18
+
+
+def test_shades_run_from_light_to_full():
+    """In order of luminance, the last one the colour itself; a single one is the colour."""
+    for color in METHOD_COLORS.values():
+        for count in (1, 2, 16):
+            made = shades(color, count)
+            assert len(made) == count
+            np.testing.assert_allclose(made[-1], to_rgb(color))
+            assert all(luminance(one) > luminance(other) for one, other in zip(made, made[1:], strict=False))
+
+
+def test_subsampling_shows_beside_the_plain_rule():
+    """Of the same colour, but dashed or hatched."""
+    plain, subsampled = Method("gim", "GIM"), Method("gim", "GIM, T = 0", subsampled=True)
+    assert method_dashes(plain) != method_dashes(subsampled)
+    assert method_hatch(plain) == "" != method_hatch(subsampled)

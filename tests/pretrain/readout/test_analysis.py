@@ -1,0 +1,237 @@
+"""Probes and spectra of encoders, from files to records, through the library and through the tool."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pretrain.encoders import build_encoder
+from pretrain.readout.adam_probe import AdamLinearProbe
+from pretrain.readout.analysis import analyze_probes, analyze_spectrum
+from pretrain.readout.analysis_files import analysis_file, read_analyses
+from pretrain.readout.arguments import add_analysis_arguments, run_analyses
+from pretrain.readout.cached_probe import CachedLinearProbe
+from pretrain.readout.encoders import EncoderChangedError, load_encoder
+from pretrain.readout.evaluate import Readout, read_out
+from pretrain.readout.spectrum import feature_spectrum
+from pretrain.readout.unlabelled import load_unlabelled_data
+from tests.conftest import assert_one_line_error
+from tests.pretrain.readout.drawn import write_class_folders
+
+TINY = dict(type="resnet18", stem="small", width=4)
+BLOCKS = ["res2.1", "res2.2", "res3.1", "res3.2", "res4.1", "res4.2", "res5.1", "res5.2"]
+META = dict(format="loco-det-backbone", version=1, rule=dict(type="decoupled", k=4), encoder=TINY, epoch=2, max_epochs=2,
+            settings=dict(data=dict(views=dict(size=16)), subsampling=dict(threshold=0.3)))
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    return write_class_folders(tmp_path_factory.mktemp("data") / "colours", train=12, test=6)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """Ten images of one folder, without a split."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    torch.manual_seed(0)
+    torch.save({"state_dict": build_encoder(TINY).state_dict(), "meta": META}, tmp_path / "epoch_2.pth")
+    return tmp_path / "epoch_2.pth"
+
+
+def readout(file, root, **options) -> Readout:
+    return Readout(**{**dict(file=str(file), source="folder", data_root=str(root), workers=0, device="cpu"), **options})
+
+
+def test_probes_say_how_accuracy_grows_with_depth(backbone, classes):
+    """One record a block with its place in the encoder; beside the checkpoint, and the same as is returned."""
+    method = CachedLinearProbe(batch_size=8, penalties=(1e-2,))
+    record = analyze_probes(readout(backbone, classes), method)
+    written = backbone.with_name("epoch_2.readout") / "analysis_probes_colours.json"
+    assert json.loads(written.read_text()) == json.loads(json.dumps(record))
+    assert record["kind"] == "analysis_probes"
+    assert (record["method"], record["checkpoint"]) == ("decoupled, K = 4, T = 0.3", str(backbone))
+    assert (record["image_size"], record["seed"], record["protocol"]["name"]) == (16, 0, "cached")
+    assert record["encoder"]["meta"] == META
+    assert record["data"]["undecodable"] == dict(train=0, test=0)
+    blocks = record["blocks"]
+    assert [block["name"] for block in blocks] == BLOCKS
+    assert [block["block"] for block in blocks] == list(range(8))
+    assert [block["stage"] for block in blocks] == [name.partition(".")[0] for name in BLOCKS]
+    assert [block["end_of_unit"] for block in blocks] == [False, True] * 4
+    assert all(0 <= block["top1"] <= 100 and 0 <= block["train_top1"] <= 100 for block in blocks)
+    assert record.keys() >= {"versions", "git_revision", "duration_s"}
+    stages = read_out(readout(backbone, classes), method)["stages"]  # as of linear_eval.py
+    assert {block["stage"]: block["top1"] for block in blocks[1::2]} == {name: each["top1"] for name, each in stages.items()}
+
+
+def test_spectrum_is_that_of_the_pooled_features(backbone, unlabelled):
+    """Of images without labels, against features pooled here; the encoder's end of every stage by default."""
+    record = analyze_spectrum(readout(backbone, unlabelled), batch_size=3)
+    assert (record["kind"], record["images"], record["image_size"]) == ("analysis_spectrum", 10, 16)
+    assert (record["data"]["split"], record["data"]["images"], record["data"]["undecodable"]) == (None, 10, 0)
+    images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in sorted(unlabelled.iterdir())])
+    encoder, _ = load_encoder(str(backbone), None, seed=0)
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+    with torch.no_grad():
+        maps = encoder.eval()((images.permute(0, 3, 1, 2).float() - mean) / std)
+    assert [(point["name"], point["block"], point["features"]) for point in record["points"]] == [
+        ("res2", 1, 4), ("res3", 3, 8), ("res4", 5, 16), ("res5", 7, 32)]
+    for point in record["points"]:
+        expected = feature_spectrum(F.adaptive_avg_pool2d(maps[point["name"]], 1).flatten(1))
+        np.testing.assert_allclose(point["singular_values"], expected.singular_values, rtol=1e-4, atol=1e-9)
+        assert point["effective_rank"] == pytest.approx(expected.effective_rank, rel=1e-4)
+        assert point["participation_ratio"] == pytest.approx(expected.participation_ratio, rel=1e-4)
+
+
+def test_spectrum_of_blocks_splits_and_subsets(backbone, classes, unlabelled):
+    """The test split of a set that has one, another one by name, and as many images as asked for."""
+    record = analyze_spectrum(readout(backbone, classes), points="blocks", batch_size=4)
+    assert [point["name"] for point in record["points"]] == BLOCKS
+    assert (record["data"]["split"], record["images"]) == ("val", 6)
+    out = str(backbone.with_name("train.json"))
+    record = analyze_spectrum(readout(backbone, classes, test_split="train", limit=5, out=out), batch_size=4)
+    assert (record["data"]["split"], record["data"]["limit"], record["images"]) == ("train", 5, 5)
+    with pytest.raises(ValueError, match=r"limit is 11, but image folder .*photos has 10 images"):
+        analyze_spectrum(readout(backbone, unlabelled, limit=11))
+    with pytest.raises(ValueError, match="points is 'ends'; choose of stages, blocks"):
+        analyze_spectrum(readout(backbone, unlabelled), points="ends")
+
+
+def test_all_images_are_looked_at_only_where_no_split_is_the_test_split(unlabelled, tmp_path):
+    """A list without splits is taken whole; of a standard set nobody gets training images who did not ask for them."""
+    files = sorted(file.name for file in unlabelled.iterdir())[:4]
+    (unlabelled.parent / "some.txt").write_text("".join(f"photos/{name}\n" for name in files))
+    whole = load_unlabelled_data(dict(type="file_list", file="some.txt"), unlabelled.parent)
+    assert (whole.record["split"], whole.record["images"], whole.record["options"]) == (None, 4, dict(file="some.txt"))
+    np.zeros((4, 3, 96, 96), dtype=np.uint8).tofile(tmp_path / "train_X.bin")
+    np.ones(4, dtype=np.uint8).tofile(tmp_path / "train_y.bin")
+    with pytest.raises(ValueError, match=r"does not hold test_X.bin, test_y.bin"):
+        load_unlabelled_data("stl10", tmp_path)
+    assert load_unlabelled_data("stl10", tmp_path, "train").record["images"] == 4
+    few, fewer = (load_unlabelled_data("folder", unlabelled, limit=limit, seed=3).indices for limit in (6, 3))
+    assert set(fewer) < set(few)
+
+
+def test_an_undecodable_image_is_left_out(backbone, unlabelled, tmp_path):
+    """And counted; the spectrum is that of the others."""
+    shutil.copytree(unlabelled, tmp_path / "damaged")
+    (tmp_path / "damaged" / "3.png").write_bytes(b"no image")
+    record = analyze_spectrum(readout(backbone, tmp_path / "damaged"))
+    assert (record["images"], record["data"]["images"], record["data"]["undecodable"]) == (9, 10, 1)
+
+
+def test_a_random_encoder_is_a_baseline(classes, tmp_path):
+    """Without a unit that ends anywhere; its record lies below work_dirs unless told otherwise."""
+    options = dict(encoder=TINY, image_size=16, out=str(tmp_path / "random.json"))
+    record = analyze_probes(readout("random", classes, **options), AdamLinearProbe(epochs=1))
+    assert (record["method"], record["checkpoint"], record["encoder"]["file"]) == ("random", "random", "random")
+    assert not any(block["end_of_unit"] for block in record["blocks"])
+    file = analysis_file("spectrum", "random", TINY, 1, dict(source="folder", root="pets", limit=None))
+    assert str(file) == "work_dirs/readout/random_resnet18_small_4_seed1.readout/analysis_spectrum_pets.json"
+    assert analysis_file("kept", "run/epoch_2.pth", TINY, 0).name == "analysis_kept.json"
+
+
+def test_records_are_kept_resumed_and_never_overwritten_by_others(backbone, unlabelled):
+    """As readout results are."""
+    analyze_spectrum(readout(backbone, unlabelled))
+    file = backbone.with_name("epoch_2.readout") / "analysis_spectrum_photos.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "duration_s": -1}))
+    assert analyze_spectrum(readout(backbone, unlabelled, resume=True))["duration_s"] == -1
+    assert analyze_spectrum(readout(backbone, unlabelled))["duration_s"] >= 0
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"other settings; differing keys: image_size, protocol.points; .*--out"):
+            analyze_spectrum(readout(backbone, unlabelled, image_size=24, resume=resume), points="blocks")
+
+
+def test_no_record_of_a_changed_encoder_is_written(backbone, unlabelled, monkeypatch):
+    """The guard is in the way of the file."""
+    def meddle(pooled, *_):
+        with torch.no_grad():
+            next(pooled.encoder.parameters()).add_(1)
+    monkeypatch.setattr("pretrain.readout.analysis.extract_features", meddle)
+    with pytest.raises(EncoderChangedError, match="not bit-identical"):
+        analyze_spectrum(readout(backbone, unlabelled))
+    assert not list(backbone.parent.rglob("*.json"))
+
+
+def test_records_are_found_again(backbone, classes, unlabelled, tmp_path):
+    """In files and below folders, each once, those of one analysis alone; damaged and missing ones are told."""
+    record = analyze_spectrum(readout(backbone, unlabelled))
+    analyze_probes(readout(backbone, classes), CachedLinearProbe(penalties=(1e-2,)))
+    folder = backbone.with_name("epoch_2.readout")
+    file = folder / "analysis_spectrum_photos.json"
+    assert read_analyses([tmp_path, file], "spectrum") == [json.loads(json.dumps(record))]
+    assert [each["kind"] for each in read_analyses([folder], "probes")] == ["analysis_probes"]
+    renamed = shutil.copy(file, folder / "mine.json")
+    assert len(read_analyses([folder], "spectrum")) == 2
+    for arguments, message in ((([folder], "kept"), r"no results of .*--what kept below .*; run tools/analyze.py"),
+                               (([tmp_path / "none"], "kept"), "none does not exist"),
+                               (([renamed], "probes"), "mine.json is no result of tools/analyze.py --what probes"),
+                               (([folder], "depth"), "analysis 'depth' is unknown; choose of probes")):
+        with pytest.raises(ValueError, match=message):
+            read_analyses(*arguments)
+    del record["points"]
+    for content, message in ((json.dumps(record), "damaged .*lacks points"), ("{", "is not JSON")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_analyses([folder], "spectrum")
+
+
+@pytest.mark.slow
+def test_the_tool_looks_into_several_checkpoints(backbone, classes, run_tool):
+    """JSON alone on stdout, a record for each in the order of the arguments, the same in their files."""
+    (backbone.parent / "other").mkdir()
+    other = shutil.copy(backbone, backbone.parent / "other")
+    common = [backbone, other, "--data-root", classes, "--workers", "0", "--device", "cpu"]
+    for what, more in (("probes", ["--epochs", "1"]), ("spectrum", ["--points", "blocks"])):
+        finished = run_tool("analyze", *common, "--what", what, *more)
+        assert finished.returncode == 0, finished.stderr
+        printed = json.loads(finished.stdout)
+        assert printed["what"] == what
+        assert [run["checkpoint"] for run in printed["runs"]] == [str(backbone), str(other)]
+        assert read_analyses([backbone.with_name("epoch_2.readout"), backbone.parent / "other"], what) == printed["runs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--what", "spectrum", "--epochs", "3"], "--epochs is no option of --what spectrum; leave it out"),
+        (["--what", "memory", "--limit", "3"], "--limit is no option of --what memory"),
+        (["--what", "probes", "--protocol", "cached", "--epochs", "3"], "--epochs is no option of the protocol 'cached'"),
+        (["random", "--what", "spectrum", "--out", "x.json"], "--out names one file, but each of the 2 checkpoints"),
+        (["none.pth", "--what", "kept"], "checkpoint none.pth does not exist"),
+        (["resnet50-19c8e357.pth", "--what", "spectrum"], "get it from https://download.pytorch.org/models/"),
+        (["--what", "spectrum", "--image-size", "4"], "image_size is 4; at least 8 pixels are needed"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(given, message, backbone, unlabelled):
+    """Before any encoder runs."""
+    parser = argparse.ArgumentParser()
+    add_analysis_arguments(parser)
+    with pytest.raises(ValueError, match=message):
+        run_analyses(parser.parse_args([str(backbone), *given, "--data-root", str(unlabelled)]))
+
+
+@pytest.mark.slow
+def test_probes_without_labels_are_one_line(backbone, unlabelled, run_tool):
+    """Exit code 2; the line says why, and what works all the same."""
+    arguments = [backbone, "--data-root", unlabelled, "--workers", "0", "--device", "cpu", "--what"]
+    assert_one_line_error(run_tool("analyze", *arguments, "probes"), "probes need images with labels", "photos",
+                          "--what spectrum needs none")
+    assert run_tool("analyze", *arguments, "spectrum").returncode == 0
