@@ -11,6 +11,7 @@ setup(
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["pretrain", "pretrain.*", "loco_det", "loco_det.*"]),
+    package_data={"loco_det.html_report": ["templates/*"]},
     python_requires=">=3.10",
     # The onedl forks keep the import names mmengine, mmcv and mmdet and follow current torch; the originals stopped in 2024.
     install_requires=[
@@ -30,6 +31,9 @@ setup(
         "tensorboard>=2.18,<3",
         "matplotlib>=3.8,<4",
         "scikit-learn>=1.5,<2",  # t-SNE and silhouettes
+        "threadpoolctl>=3.1,<4",
+        "Jinja2>=3.1,<4",
+        "MarkupSafe>=2,<4",
     ],
     extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1",
                             "playwright>=1.49,<2"]},  # drives a browser that is installed; brings none

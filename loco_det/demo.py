@@ -1,4 +1,4 @@
-"""The whole line on the embedded default: pretrain, export, transfer to Mask R-CNN over the splits, AP table.
+"""The whole line on the embedded default: pretrain, export, transfer to Mask R-CNN over the splits, AP table, report.
 
 Every step is the command that a user would type; this module only says in which order, keeps all cores busy and shows
 progress. The tools themselves see what is finished already, and whether it is of the same config and data.
@@ -56,7 +56,8 @@ def run_demo(work_dir: Path) -> str:
     """Runs what is not finished yet and returns the summary to print.
 
     Args:
-        work_dir: everything but the data set is written below it; ``ap_table.json`` holds the table.
+        work_dir: everything but the data set is written below it; ``ap_table.json`` holds the table, ``report.html`` shows
+            all of it.
 
     Raises:
         DemoError: a step failed.
@@ -72,8 +73,19 @@ def run_demo(work_dir: Path) -> str:
     report = ap_report(detectors)
     lines += ["", "Mask R-CNN on frozen backbones, 5 splits of the synthetic set, mean ± std (difference to SimCLR):", "",
               report.text, *report.warnings,
-              f"Results in {work_dir} (ap_table.json, mask_rcnn_*/results.json), {time.monotonic() - began:.0f} s"]
+              f"Results in {work_dir} (ap_table.json, mask_rcnn_*/results.json), {time.monotonic() - began:.0f} s",
+              _report_line(work_dir)]
     return "\n".join(lines)
+
+
+def _report_line(work_dir: Path) -> str:
+    """Writes the report and says where; where that fails, says why: the table that is to be printed is worth more."""
+    try:
+        from loco_det.html_report.render import write_report
+
+        return f"Report: {write_report([work_dir], work_dir / 'report.html')}"
+    except Exception as error:  # of whatever kind
+        return f"Report: not written, {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def demo_steps(work_dir: Path) -> list[Step]:

@@ -2,7 +2,8 @@
 
     python tools/demo.py            # or: make demo
 
-What is finished is not done again. The table is printed on stdout and written to work_dirs/demo/ap_table.json.
+What is finished is not done again. The table is printed on stdout and written to work_dirs/demo/ap_table.json;
+work_dirs/demo/report.html shows everything.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def evaluate_checkpoint(
     detector = read_detector(checkpoint)
     content = _validation_annotations(config)
     classes = category_names(content)
-    _check_record(detector, config, classes)
+    check_record(detector, config, classes)
     import_modules_from_strings([REGISTRATION, *config.get("custom_imports", {}).get("imports", [])])
     with tempfile.TemporaryDirectory() as folder:
         val_file = Path(folder) / "annotations_val.json"
@@ -148,8 +148,12 @@ def _check_dump(prefix: str | Path) -> None:
     check_writable(Path(prefix).parent)
 
 
-def _check_record(detector: DetectorFile, config: Config, classes: Sequence[str]) -> None:
-    """Compares what the checkpoint says of itself with the config and the data: equal shapes may be of other classes."""
+def check_record(detector: DetectorFile, config: Config, classes: Sequence[str]) -> None:
+    """Compares what the checkpoint says of itself with the config and the data: equal shapes may be of other classes.
+
+    Raises:
+        CheckpointError: encoder or classes are others.
+    """
     record = detector.record
     if "encoder" in record:
         check_same_encoder(detector.path, record["encoder"], config.model.backbone.to_dict()["encoder"])

@@ -205,7 +205,7 @@ def draw_kept(paths: Paths) -> Drawing:
             axis.set_xlabel("epoch")
     return Drawing(figure, "Shares of positive and negative pairs above the similarity threshold at every local unit, in "
                    f"percent over epochs of pretraining: {'; '.join(kept.label for kept in found)}.",
-                   {"runs": [{"method": kept.label, "last": _last(run)} for kept in found for run in kept.runs]})
+                   {"runs": [{"method": kept.label, "units": _percentages(run)} for kept in found for run in kept.runs]})
 
 
 def _kept_of_log(log: TrainingLog) -> dict[str, dict[str, Series]]:
@@ -235,7 +235,7 @@ def _draw_kept(axes: Sequence[Axes], kept: _KeptPairs) -> None:
             for unit, shares in run.items():
                 epochs, values = shares[sign]
                 axis.plot(epochs, [100 * value for value in values], color=colors[unit],
-                          linewidth=1.2 if len(kept.runs) == 1 else 0.7)
+                          linewidth=1.2 if len(kept.runs) == 1 else 0.7, marker="." if len(epochs) < 8 else None)
         axis.set(ylabel=label, ylim=(0, 104))
     axes[0].set_title(kept.label, loc="left")
     handles = [Line2D([], [], color=colors[unit], label=unit) for unit in reversed(units)]  # the top unit first
@@ -243,9 +243,9 @@ def _draw_kept(axes: Sequence[Axes], kept: _KeptPairs) -> None:
                    ncols=-(-len(units) // 10))
 
 
-def _last(run: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, float]]:
-    """The last share in percent of every unit and sign."""
-    return {unit: {sign: 100 * values[-1] for sign, (_, values) in shares.items()} for unit, shares in run.items()}
+def _percentages(run: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    return {unit: {sign: {"epoch": list(epochs), "percent": [100 * value for value in values]}
+                   for sign, (epochs, values) in shares.items()} for unit, shares in run.items()}
 
 
 def _groups(records: Sequence[Mapping[str, Any]]) -> list[_Group]:

@@ -227,5 +227,5 @@ def _caption(first: _Panel, choice: ImageChoice, chosen: Sequence[int]) -> str:
     data_set = dataset_name(dict(source=source, root=Path(choice.data_root).resolve().name))
     images = len(first.labels)
     return (f"t-SNE of the {first.numbers['stage']} features of {images} images of {len(chosen)} classes of {data_set}; "
-            f"under each panel, of the features and not of the map: accuracy of leave-one-out votes of {_neighbours(images)} "
-            "nearest neighbours, and mean silhouette of the classes (-1 to 1), both by cosine.")
+            "under each panel, of the features and not of the map: accuracy of leave-one-out votes of "
+            f"{_neighbours(images)} nearest neighbours, and mean silhouette of the classes (-1 to 1), both by cosine.")

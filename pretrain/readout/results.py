@@ -100,6 +100,8 @@ def check_writable(file: Path) -> None:
     """
     if file.is_dir():
         raise ValueError(f"{file} is a folder; name the file to write, such as {file / 'result.json'}")
+    if file.exists() and not file.is_file():  # such as /dev/null, which would be replaced
+        raise ValueError(f"{file} is no regular file; choose another one with --out")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=file.parent):

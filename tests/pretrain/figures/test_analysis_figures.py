@@ -153,7 +153,8 @@ def test_kept_pairs_of_logs_and_of_analyses_are_drawn_alike(tmp_path):
                 known = slice(1 if drawing is drawings[1] and (i, j) == (2, 1) else 0, None)
                 np.testing.assert_allclose(line.get_ydata(), 100 * values[i, j][known])
                 np.testing.assert_allclose(line.get_xdata(), epochs[known])
-                assert drawing.numbers["runs"][0]["last"][UNITS[i]][sign] == pytest.approx(100 * values[i, j, -1])
+                told = drawing.numbers["runs"][0]["units"][UNITS[i]][sign]
+                assert told == {"epoch": line.get_xdata().tolist(), "percent": line.get_ydata().tolist()}
         names = [text.get_text() for text in drawing.figure.axes[1].get_legend().get_texts()]
         assert names == UNITS[::-1]
     top = method_color(method_of_record(dict(rule=dict(type="decoupled", k=8))))

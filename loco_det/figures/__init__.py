@@ -1,0 +1,1 @@
+"""Figures of detection: each function takes run directories and returns a matplotlib figure."""

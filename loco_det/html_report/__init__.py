@@ -1,0 +1,1 @@
+"""One self-contained HTML file of an experiment: what was run, what came of it, and how to get every number again."""

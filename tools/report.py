@@ -1,0 +1,37 @@
+"""Writes one HTML file that shows an experiment: what was run, tables, figures, detections, and how to get them again.
+
+    python tools/report.py work_dirs/demo -o work_dirs/demo/report.html
+    python tools/report.py work_dirs/pretrain work_dirs/mask_rcnn_loco_coco10k -o report.html --gallery 8
+
+Folders are work directories, or such as have several below them; readouts and analyses that lie there are found, too. Runs
+may be unfinished or have failed: what is missing is shown as missing. The file needs no network and no other file; its path
+is printed on stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
+
+from pretrain.cli import command, tool_parser
+
+
+@command
+def main() -> str:
+    parser = tool_parser(__doc__)
+    parser.add_argument("directories", nargs="+", metavar="DIR", help="work directories, or folders above several")
+    parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--gallery", type=int, default=4, metavar="N",
+                        help="validation images to show with detections; 0 for none (default: %(default)s)")
+    parser.add_argument("--data-root", metavar="DIR",
+                        help="folder of the detection data set, where it has moved since the detectors were trained")
+    args = parser.parse_args()
+    from loco_det.html_report.render import write_report
+
+    return str(write_report(args.directories, args.out, args.gallery, args.data_root))
+
+
+if __name__ == "__main__":
+    main()
