@@ -7,7 +7,6 @@ progress. The tools themselves see what is finished already, and whether it is o
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from loco_det.evaluation.results import RunResults
 from loco_det.report import ap_report, ap_table_rows, find_results
+from pretrain.training_log import read_training_log
 from pretrain.work_dir import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,13 +178,6 @@ def _pretraining_losses(work_dir: Path) -> list[tuple[str, float, float]]:
     """Per rule the mean logged loss, summed over its units, of the first and of the last epoch."""
     losses = []
     for rule in sorted(RULES):
-        by_epoch: dict[int, list[float]] = {}
-        for file in sorted((work_dir / f"pretrain_{rule}").glob("*/vis_data/scalars.json")):
-            for line in file.read_text().splitlines():
-                record = json.loads(line)
-                if "loss" in record:
-                    by_epoch.setdefault(record["epoch"], []).append(record["loss"])
-        if by_epoch:
-            first, last = by_epoch[min(by_epoch)], by_epoch[max(by_epoch)]
-            losses.append((rule, sum(first) / len(first), sum(last) / len(last)))
+        means = list(read_training_log(work_dir / f"pretrain_{rule}").epoch_means("loss").values())
+        losses.append((rule, means[0], means[-1]))
     return losses

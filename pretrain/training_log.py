@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pretrain.work_dir import RECORD_NAME
@@ -58,6 +60,14 @@ class TrainingLog:
         """Epochs done and values of a scalar, where it was logged."""
         found = [(x, record[name]) for x, record in zip(self.progress(), self.records, strict=True) if name in record]
         return [x for x, _ in found], [value for _, value in found]
+
+    def epoch_means(self, name: str) -> dict[int, float]:
+        """Mean of a scalar's records in every epoch that has any, by epoch."""
+        values = defaultdict(list)
+        for record in self.records:
+            if name in record:
+                values[record["epoch"]].append(record[name])
+        return {epoch: fmean(each) for epoch, each in values.items()}
 
 
 def read_training_log(work_dir: str | Path) -> TrainingLog:

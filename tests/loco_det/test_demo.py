@@ -65,6 +65,6 @@ def test_losses_of_the_first_and_last_epoch(tmp_path):
         file = tmp_path / f"pretrain_{rule}" / "20260101" / "vis_data" / "scalars.json"
         file.parent.mkdir(parents=True)
         losses = [(1, 4.0), (1, 2.0), (2, 2.5), (3, 1.0)]
-        records = [dict(lr=1), *(dict(epoch=epoch, loss=loss) for epoch, loss in losses)]
+        records = [dict(lr=1), *(dict(iter=i, epoch=epoch, loss=loss) for i, (epoch, loss) in enumerate(losses, 1))]
         Path(file).write_text("\n".join(map(json.dumps, records)))
     assert _pretraining_losses(tmp_path) == [(rule, 3.0, 1.0) for rule in sorted(RULES)]

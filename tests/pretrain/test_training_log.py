@@ -21,6 +21,16 @@ def test_scalars_come_back_as_they_were_logged(tmp_path):
     assert log.config["model"]["rule"] == {"type": "gim"} and log.epochs_done == 2
 
 
+def test_means_of_epochs(tmp_path):
+    """Of the records that have the scalar."""
+    losses = [(1, 4.0), (1, 2.0), (3, 1.5)]
+    records = [dict(iter=step, epoch=epoch, loss=loss) for step, (epoch, loss) in enumerate(losses, 1)]
+    write_log(tmp_path, records, "20260101_000000")
+    log = read_training_log(tmp_path)
+    assert log.epoch_means("loss") == {1: 3.0, 3: 1.5}
+    assert log.epoch_means("loss_res9") == {}
+
+
 def test_what_was_run_again_after_a_resume_replaces_what_was_undone(tmp_path):
     """An interrupted run's lines beyond its last checkpoint are dropped, also those that were not run again yet."""
     write_log(tmp_path, draw_records(["res5"], [10, 20, 30, 40, 50], 100), "20260101_000000")
