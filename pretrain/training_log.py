@@ -22,9 +22,10 @@ class TrainingLog:
 
     Attributes:
         work_dir: of the run.
-        records: in ascending order of ``iter``, each with ``iter`` and ``epoch``, both counted from 1, and means over the
-            iterations since the last one: ``loss``, ``lr``, ``images_per_second``, ``loss_<unit>``, ``accuracy_<unit>``
-            (0 to 1), ``kept_positive_<unit>``, ``kept_negative_<unit>``.
+        records: in ascending order of ``iter``, each with ``iter`` and ``epoch``, both counted from 1, means over the last
+            iterations (as many as lie between two records, unless a config says otherwise): ``loss``, ``loss_<unit>``,
+            ``accuracy_<unit>`` (0 to 1), ``kept_positive_<unit>``, ``kept_negative_<unit>``; and ``lr``,
+            ``images_per_second``.
         config: the run's resolved config, without what only says how it is carried out; empty where it is not recorded.
     """
 

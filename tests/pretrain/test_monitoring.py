@@ -64,6 +64,25 @@ def test_scalars_reach_log_file_json_and_tensorboard(image_folder, tmp_path):
     assert all(f"{name}: " in line for name in ("lr", "images_per_second", "data_wait", "memory_mib", "loss_res5"))
 
 
+@pytest.mark.slow
+def test_lines_are_means_over_their_iterations(image_folder, tmp_path, monkeypatch):
+    """Of losses, accuracies and kept shares, with a line every two iterations against one an iteration."""
+    monkeypatch.setitem(OVERRIDES, "model.subsampling", dict(threshold=0.3))
+    logged = {}
+    for interval in (1, 2):
+        monkeypatch.setitem(OVERRIDES, "default_hooks.logger.interval", interval)
+        monkeypatch.setitem(OVERRIDES, "log_processor.window_size", interval)
+        run(image_folder, tmp_path / str(interval))
+        (scalars,) = (tmp_path / str(interval)).glob("*/vis_data/scalars.json")
+        logged[interval] = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert [record["step"] for record in logged[2]] == [2, 4, 6]
+    names = [f"{kind}_{unit}" for kind in ("loss", "accuracy", "kept_positive", "kept_negative") for unit in UNITS]
+    assert len({record["kept_positive_res2"] for record in logged[1]}) > 1
+    for first, second, both in zip(logged[1][::2], logged[1][1::2], logged[2], strict=True):
+        for name in names:
+            assert both[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-5), name
+
+
 class Run:
     """What the throughput hook uses of a runner."""
 
