@@ -51,7 +51,7 @@ from torchvision import models as tv_models
 
 from pretrain.data.dataset import KeyedSampler, TwoViewImages
 from pretrain.data.images import list_images
-from pretrain.data.synthetic import SyntheticConfig, render_scene
+from pretrain.data.synthetic_scenes import SyntheticConfig, render_scene
 from pretrain.learner import IMAGENET_MEAN, IMAGENET_STD, LocalContrastiveLearner
 from pretrain.work_dir import git_revision
 

@@ -15,7 +15,7 @@ from pretrain.checkpoints import RECORD_KEY
 from pretrain.data.batched_views import BatchedTwoViews
 from pretrain.data.dataset import TwoViewImages
 from pretrain.data.resident import ResidentImages
-from pretrain.data.synthetic import SyntheticConfig
+from pretrain.data.synthetic_scenes import SyntheticConfig
 from pretrain.data.views import TwoViews
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.losses import SubsampledNTXentLoss

@@ -16,7 +16,8 @@ import torch
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from pretrain.data.synthetic import SyntheticConfig, ensure_synthetic_dataset
+from pretrain.data.synthetic import ensure_synthetic_dataset
+from pretrain.data.synthetic_scenes import SyntheticConfig
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads, here or in tools that tests start, cost time
     os.environ["OMP_NUM_THREADS"] = "1"
