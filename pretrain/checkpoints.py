@@ -9,6 +9,8 @@ encoder key must match, only known extras (classifier, decoders) may be left ove
 from __future__ import annotations
 
 import hashlib
+import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,19 +164,42 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """``torch.load`` on the CPU with ``weights_only=True``.
 
     Raises:
-        CheckpointError: the file is missing, truncated or no checkpoint.
+        CheckpointError: the file is missing, a folder, truncated or no checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+    check_is_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken pickles raise nearly anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or not a checkpoint: {reason}") from error
+        raise CheckpointError(f"{path} is truncated or not a checkpoint: {_why_unreadable(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
     return content
+
+
+def check_is_file(path: Path) -> None:
+    """Refuses a checkpoint that is not there.
+
+    Raises:
+        CheckpointError: it is not, or it is a folder; of a work directory, the message names the newest checkpoint.
+    """
+    if path.is_dir():
+        from pretrain.checkpoint_files import checkpoint_files  # which imports this module
+
+        newest = next(iter(checkpoint_files(path)), "a checkpoint file")
+        raise CheckpointError(f"{path} is a folder, but a checkpoint is needed; pass {newest}")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Why ``torch.load`` failed; without its advice to set ``weights_only=False``, which lets a file run any code."""
+    text = str(error).strip()
+    if isinstance(error, pickle.UnpicklingError):
+        needed = re.search(r"Unsupported global: GLOBAL (\S+)", text)
+        return (f"it holds objects of {needed[1]}, but only weights and plain data are read; save its state dict alone"
+                if needed else "torch.save has not written it")
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def file_sha256(path: str | Path) -> str:

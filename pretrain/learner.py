@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -20,6 +19,7 @@ from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop
 from pretrain.local_units import LocalUnit, build_units, unit_names, untrained_blocks
 from pretrain.losses import NTXentLoss, SubsampledNTXentLoss
+from pretrain.options import build_with_options
 from pretrain.sequential import check_separable
 from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
 
@@ -79,7 +79,7 @@ class LocalContrastiveLearner(BaseModel):
         self.autocast = autocast
         self.loss = NTXentLoss(temperature)
         if subsampling is not None:
-            self.loss = _build("subsampling", SubsampledNTXentLoss, subsampling, temperature)
+            self.loss = build_with_options("subsampling", SubsampledNTXentLoss, subsampling, temperature)
         self.encoder = build_encoder(encoder)
         self.units = build_units(rule, self.encoder.stages, allow_untrained)
         self.unit_names = unit_names(self.units, self.encoder.stages)
@@ -88,10 +88,11 @@ class LocalContrastiveLearner(BaseModel):
             print_log(f"allow_untrained: no local unit updates blocks {', '.join(map(str, untrained))}; they stay as they "
                       "are initialised", logger="current", level=logging.WARNING)
         make_decoder = partial(Decoder, fresh_encoder=partial(build_encoder, encoder))
-        decoders = [_build("decoder", make_decoder, decoder or {}, self.encoder, unit.end - 1) for unit in self.units]
+        decoders = [build_with_options("decoder", make_decoder, decoder or {}, self.encoder, unit.end - 1)
+                    for unit in self.units]
         self.soft_sharing = None
         if soft_sharing is not None:
-            self.soft_sharing = _build("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
+            self.soft_sharing = build_with_options("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
             decoders = self.soft_sharing.extend(decoders)
         self.decoders = nn.ModuleList(decoders)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -235,11 +236,3 @@ def _logs_of(objectives: Mapping[str, _Objective]) -> dict[str, Tensor]:
     for quantity, column in zip(next(iter(by_unit.values())), values.T, strict=True):
         logs |= {f"{quantity}_{unit}": value for unit, value in zip(by_unit, column, strict=True)}
     return logs
-
-
-def _build(name: str, make: Callable[..., Any], options: Mapping, *args: Any) -> Any:
-    """``make(*args, **options)``, with a ``ValueError`` where the config's options do not fit."""
-    try:
-        return make(*args, **options)
-    except TypeError as error:
-        raise ValueError(f"options of {name} do not fit: {error}") from error

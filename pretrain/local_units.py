@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pretrain.options import build_with_options
+
 Stages = Mapping[str, tuple[int, int]]
 
 
@@ -64,10 +66,11 @@ def windowed_units(stages: Stages, window: int) -> list[LocalUnit]:
     """One unit a stage, each reaching ``window`` stages deep (its own included), fewer at the bottom.
 
     Raises:
-        ValueError: ``window`` is below 1.
+        ValueError: ``window`` is no whole number, or below 1.
     """
-    if window < 1:
-        raise ValueError(f"window is {window}; a unit spans at least 1 stage")
+    if type(window) is not int or window < 1:
+        raise ValueError(f"window is {window!r}; a unit spans at least 1 stage, or run of a decoupled encoder, and a whole "
+                         "number of them")
     ranges = list(stages.values())
     return [LocalUnit(ranges[max(0, k - window + 1)][0], end) for k, (_, end) in enumerate(ranges)]
 
@@ -111,12 +114,12 @@ def sharing_units(stages: Stages, blocks: int) -> list[LocalUnit]:
     """One unit a stage plus the first ``blocks`` blocks of the next (LoCo, section 5.5 and table 5, "Sharing n blocks").
 
     Raises:
-        ValueError: ``blocks`` is below 1, or a stage has fewer blocks.
+        ValueError: ``blocks`` is no whole number, below 1, or a stage has fewer blocks.
     """
     ranges = list(stages.items())
     for name, (start, end) in ranges[1:]:
-        if not 1 <= blocks <= end - start:
-            raise ValueError(f"sharing {blocks} block(s) does not fit stage {name}, which has {end - start}; 1 to "
+        if type(blocks) is not int or not 1 <= blocks <= end - start:
+            raise ValueError(f"sharing {blocks!r} block(s) does not fit stage {name}, which has {end - start}; 1 to "
                              f"{min(e - s for _, (s, e) in ranges[1:])} are possible")
     return [
         LocalUnit(start, end + (blocks if end < ranges[-1][1][1] else 0)) for _, (start, end) in ranges
@@ -138,8 +141,11 @@ def decoupled_units(
     Raises:
         ValueError: neither or both of ``k`` and ``cuts`` are given, the encoder cannot be cut so, or ``window`` is below 1.
     """
-    if (k is None) == (cuts is None):
-        raise ValueError(f"the decoupled rule has k={k!r} and cuts={cuts!r}; give one of them, k=4 or cuts=[4, 8, 12]")
+    if k is None and cuts is None:
+        raise ValueError("the decoupled rule has k=None and cuts=None; give one of them, k=4 or cuts=[4, 8, 12]")
+    if k is not None and cuts is not None:
+        raise ValueError(f"the decoupled rule has k={k!r} and cuts={cuts!r}; give one of them, and unset what a config "
+                         "inherits: k=None, --cfg-options model.rule.k=None")
     num_blocks = _ends(stages)[-1]
     inner = _equal_cuts(k, num_blocks) if cuts is None else _checked_cuts(cuts, num_blocks)
     runs = {f"run{index}": run for index, run in enumerate(pairwise([0, *inner, num_blocks]))}
@@ -196,10 +202,7 @@ def build_units(rule: str | Mapping | Sequence, stages: Stages, allow_untrained:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"unknown learning rule {name!r}: known are {', '.join(sorted(RULES))}, or a list of "
                              f"(start, end) block ranges{hint}")
-        try:
-            units = RULES[name](stages, **options)
-        except TypeError as error:
-            raise ValueError(f"options of learning rule {name!r} do not fit: {error}") from error
+        units = build_with_options(f"learning rule {name!r}", RULES[name], options, stages)
     else:
         units = _units_from_ranges(rule)
     check_units(units, _ends(stages)[-1], allow_untrained)

@@ -76,7 +76,8 @@ class SubsampledNTXentLoss(NTXentLoss):
         self, temperature: float, threshold: float | None, on: str = "both", average_over: str = "all"
     ) -> None:
         super().__init__(temperature)
-        if threshold is not None and not (isinstance(threshold, int | float) and -1 <= threshold <= 1):
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if threshold is not None and not (is_number and -1 <= threshold <= 1):
             raise ValueError(f"threshold of subsampling is {threshold!r}; cosine similarities need a number from -1 to 1, "
                              "or None to keep all pairs")
         if on not in SUBSAMPLED:

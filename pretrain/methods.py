@@ -54,8 +54,21 @@ def method_of_record(record: Mapping[str, Any]) -> Method:
     threshold = subsampling.get("threshold")
     if threshold is None:
         return Method(key, label)
-    on = subsampling.get("on", "both")
-    return Method(key, f"{label}, T = {threshold:g}{'' if on == 'both' else f' on {on}'}", subsampled=True)
+    told = subsampling_label(threshold, subsampling.get("on", "both"), subsampling.get("average_over", "all"))
+    return Method(key, f"{label}, {told}", subsampled=True)
+
+
+def subsampling_label(threshold: float, on: str = "both", average_over: str = "all") -> str:
+    """What tables and figures call a subsampling, such as ``T = 0 on negatives, mean over kept``.
+
+    Args:
+        threshold: T.
+        on: which pairs are dropped below it; ``"both"``, as in the paper, is not told.
+        average_over: which rows the loss is averaged over; ``"all"``, as in the paper, is not told.
+    """
+    pairs = "" if on == "both" else f" on {on}"
+    mean = "" if average_over == "all" else f", mean over {average_over}"
+    return f"T = {threshold:g}{pairs}{mean}"
 
 
 def method_of_config(config: Mapping[str, Any]) -> Method:

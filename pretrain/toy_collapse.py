@@ -2,11 +2,13 @@
 
 Points are standard normal; their second views have noise added on the last half of the dimensions. A square matrix maps both
 to representations, of which NT-Xent sees the directions alone. Contrasting all pairs, gradient descent gives up the noisy
-dimensions; contrasting only pairs that are similar already, it comes to rest before.
+dimensions; contrasting only pairs that are similar already, it may come to rest before.
 
-What the paper leaves open is chosen so that descent comes to rest: both views of every point are drawn once, and every step
-takes all of them. Then a threshold high enough has an equilibrium with all dimensions (eq. 3): no kept positive has a kept
-negative, and loss and gradient are exactly 0. Fresh views in every step would keep bringing up further kept negatives.
+What the paper leaves open is chosen so that descent can come to rest: both views of every point are drawn once, and every
+step takes all of them. Then a threshold high enough has an equilibrium with all dimensions (eq. 3): no kept positive has a
+kept negative, and loss and gradient are exactly 0. Fresh views in every step would keep bringing up further kept negatives.
+At lower thresholds the gradient need not vanish, as pairs cross the threshold at every step and the loss jumps there; so
+rest is told by the singular values.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +29,9 @@ from pretrain.tables import MARKDOWN, markdown_table
 PLAIN = "none"  # how results name the run without a threshold
 COLLAPSED = 1e-2  # a singular value below, of a largest of 1, is a dimension given up
 LOSS_WINDOW = 50  # steps in each of the two mean losses
+REST_WINDOW = 100  # steps between two looks at the spectrum
+REST_CHANGE = 0.01  # of every singular value from one look to the next: less is rest
+NEGLIGIBLE = 1e-6  # of a largest singular value of 1: what float32's rounding makes of 0 is less, and keeps changing
 LARGEST_SIGMA = 1e6  # far beyond, squares overflow
 
 
@@ -37,8 +43,9 @@ class ToyProblem:
         dim: D, dimensions of the points and of the representations, even; the last half is noisy.
         sigma: standard deviation of the second views' noise; the points' own is 1.
         points: N, of two views each; all are in every batch.
-        steps: of gradient descent, at least 50.
-        learning_rate: only the speed hangs on it: the loss does not depend on the length of the weights.
+        steps: of gradient descent at most, at least 50; at rest it ends before.
+        learning_rate: of gradient descent. With a threshold there are many equilibria, and near the transition to collapse
+            it decides, as the seed does, which of them is reached.
         temperature: tau of the loss.
         seed: of points, noise and start.
 
@@ -49,7 +56,7 @@ class ToyProblem:
     dim: int = 16
     sigma: float = 1.5
     points: int = 256
-    steps: int = 200
+    steps: int = 1000
     learning_rate: float = 3.0
     temperature: float = 0.5
     seed: int = 0
@@ -79,6 +86,8 @@ class ToyResult:
         kept_negative: share of the negative pairs, likewise.
         loss_first: mean loss of the first 50 steps, in nats.
         loss_last: mean loss of the last 50 steps.
+        steps: taken until rest, or until there were no more to take.
+        change: see :class:`Descent`.
     """
 
     singular_values: list[float]
@@ -86,6 +95,8 @@ class ToyResult:
     kept_negative: float
     loss_first: float
     loss_last: float
+    steps: int
+    change: float | None
 
     @property
     def collapsed(self) -> int:
@@ -93,8 +104,26 @@ class ToyResult:
         return _collapsed(self.singular_values)
 
     def as_dict(self) -> dict[str, list[float] | float]:
-        """The attributes by name."""
-        return dataclasses.asdict(self)
+        """What training came to by name, without how far it went."""
+        told = dataclasses.asdict(self)
+        del told["steps"], told["change"]
+        return told
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How gradient descent went.
+
+    Attributes:
+        losses: before each step, in nats; where no gradient was left, the last one stands for all further steps.
+        steps: that were taken.
+        change: the largest relative change of a singular value (those below 1e-6 of the largest left out) over the last 100
+            steps: less than 0.01 is rest, 0 where no gradient was left; None for fewer steps.
+    """
+
+    losses: list[float]
+    steps: int
+    change: float | None
 
 
 def compare_thresholds(problem: ToyProblem, thresholds: Iterable[float]) -> dict[str, ToyResult]:
@@ -110,7 +139,7 @@ def compare_thresholds(problem: ToyProblem, thresholds: Iterable[float]) -> dict
 
 def _result(problem: ToyProblem, loss: SubsampledNTXentLoss) -> ToyResult:
     views, weight = initial_state(problem)
-    history = descend(weight, views, loss, problem)
+    descent = descend(weight, views, loss, problem)
     with torch.no_grad():
         _, metrics = loss(views @ weight.T)
         singular_values = spectrum(views @ weight.T).tolist()
@@ -118,8 +147,10 @@ def _result(problem: ToyProblem, loss: SubsampledNTXentLoss) -> ToyResult:
         singular_values,
         kept_positive=metrics["kept_positive"].item(),
         kept_negative=metrics["kept_negative"].item(),
-        loss_first=sum(history[:LOSS_WINDOW]) / LOSS_WINDOW,
-        loss_last=sum(history[-LOSS_WINDOW:]) / LOSS_WINDOW,
+        loss_first=fmean(descent.losses[:LOSS_WINDOW]),
+        loss_last=fmean(descent.losses[-LOSS_WINDOW:]),
+        steps=descent.steps,
+        change=descent.change,
     )
 
 
@@ -133,19 +164,31 @@ def initial_state(problem: ToyProblem) -> tuple[Tensor, Tensor]:
     return torch.cat([points, second]), weight.requires_grad_()
 
 
-def descend(weight: Tensor, views: Tensor, loss: SubsampledNTXentLoss, problem: ToyProblem) -> list[float]:
-    """Changes ``weight`` ``(D, D)`` by gradient descent over all views ``(2N, D)``; returns the loss before each step."""
+def descend(weight: Tensor, views: Tensor, loss: SubsampledNTXentLoss, problem: ToyProblem) -> Descent:
+    """Changes ``weight`` ``(D, D)`` by gradient descent over all views ``(2N, D)`` until it is at rest, or steps run out."""
     optimizer = torch.optim.SGD([weight], lr=problem.learning_rate)
-    history = []
-    for _ in range(problem.steps):
+    losses: list[float] = []
+    change, seen = None, spectrum(views @ weight.detach().T)
+    for step in range(problem.steps):
         value, _ = loss(views @ weight.T)
         optimizer.zero_grad()
         value.backward()
-        history.append(value.item())
+        losses.append(value.item())
         if not weight.grad.any():  # at rest for good
-            return history + history[-1:] * (problem.steps - len(history))
+            return Descent(losses + losses[-1:] * (problem.steps - len(losses)), step, 0.0)
         optimizer.step()
-    return history
+        if (step + 1) % REST_WINDOW == 0:
+            before, seen = seen, spectrum(views @ weight.detach().T)
+            change = largest_change(before, seen)
+            if change < REST_CHANGE:
+                break
+    return Descent(losses, len(losses), change)
+
+
+def largest_change(before: Tensor, after: Tensor) -> float:
+    """Of singular values ``(D,)`` relative to the largest, as a share of what they were; negligible ones count as 1e-6."""
+    before, after = before.clamp_min(NEGLIGIBLE), after.clamp_min(NEGLIGIBLE)
+    return ((after - before).abs() / before).max().item()
 
 
 def spectrum(representations: Tensor) -> Tensor:
@@ -169,6 +212,9 @@ def format_table(problem: ToyProblem, results: Mapping[str, ToyResult]) -> str:
         ("negatives kept", lambda run: f"{run.kept_negative:.3%}"),
         ("loss, first steps", lambda run: f"{run.loss_first:.3g}"),
         ("loss, last steps", lambda run: f"{run.loss_last:.3g}"),
+        ("steps", lambda run: str(run.steps)),
+        (f"change in the last {REST_WINDOW} steps",
+         lambda run: MARKDOWN.missing if run.change is None else f"{run.change:.1%}"),
     ):
         rows.append([title, MARKDOWN.missing, *map(spelled, runs)])
     return markdown_table(["threshold", "(start)", *results], rows).rstrip("\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -71,6 +71,43 @@ class TrainingLog:
         return {epoch: fmean(each) for epoch, each in values.items()}
 
 
+def find_training_logs(paths: Iterable[str | Path]) -> list[Path]:
+    """Work directories of pretrainings: those that are given, and of other folders all below.
+
+    Below folders only what has a record (``run.json``) of a pretraining counts, so that detectors' logs are passed over.
+
+    Returns:
+        Each directory once, in the order of the arguments, those below a folder sorted.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a path is no folder, there is no log in it or below, or a record is damaged.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"work directory {path} does not exist; pass one that tools/pretrain.py wrote")
+        below = training_logs_below(path)
+        if not below:
+            raise ValueError(f"{path} has no training log ({SCALARS}), nor has a work directory below; pass the work "
+                             "directory of a pretraining that has run for at least one interval of logging")
+        for work_dir in below:
+            found.setdefault(work_dir.resolve(), work_dir)
+    return list(found.values())
+
+
+def training_logs_below(folder: Path) -> list[Path]:
+    """As :func:`find_training_logs`, of one folder; empty where there are none."""
+    if _has_log(folder):
+        return [folder]
+    folders = sorted({file.parents[2] for file in folder.rglob(SCALARS)})
+    return [each for each in folders if "rule" in recorded_config(each).get("model", {}) and _has_log(each)]
+
+
+def _has_log(folder: Path) -> bool:
+    return any(_read_lines(file) for file in folder.glob(SCALARS))
+
+
 def read_training_log(work_dir: str | Path) -> TrainingLog:
     """Reads the log of a pretraining.
 
@@ -106,18 +143,28 @@ def recorded_config(work_dir: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["config"]
+        config = json.loads(file.read_text(encoding="utf-8"))["config"]
+        if not isinstance(config, dict):
+            raise TypeError(f"its config is {config!r}")
+        return config
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error!r}); restore it, or delete it to do without the config") from error
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """Records of training with their numbers, in the order of the lines; whatever else there is, is passed over."""
     lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and {"loss", "iter", "epoch"} <= record.keys():  # not an evaluation's
-            lines.append(record)
+        if isinstance(record, dict):
+            record = {key: value for key, value in record.items() if type(value) in (int, float)}
+            if "loss" in record and _is_count(record.get("iter")) and _is_count(record.get("epoch")):  # not an evaluation's
+                lines.append(record)
     return lines
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1

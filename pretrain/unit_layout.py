@@ -67,13 +67,15 @@ class RuleLayout:
     """A learning rule on an encoder as it is shown.
 
     Attributes:
-        method: the rule's name and colour.
+        name: of the rule, which is the method's, or what tells it from others beside it.
+        method: whose colour it has.
         encoder: the encoder as tables spell it.
         stages: the encoder's stages.
         units: from the bottom up.
         untrained: blocks that no unit updates.
     """
 
+    name: str
     method: Method
     encoder: str
     stages: Stages
@@ -116,7 +118,8 @@ def rule_layout(model: Mapping[str, Any]) -> RuleLayout:
     ]
     untrained = untrained_blocks(learner.units, learner.encoder.num_blocks)
     encoder = architecture(encoder_spec(model["encoder"]))
-    return RuleLayout(method_of_record(model), encoder, learner.encoder.stages, units, untrained)
+    method = method_of_record(model)
+    return RuleLayout(method.label, method, encoder, learner.encoder.stages, units, untrained)
 
 
 def read_model(path: str | Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     python tools/linear_eval.py backbones/loco_resnet50.pth --data imagenet --data-root data/imagenet  # the paper's protocol
     torchrun --nproc-per-node 8 tools/linear_eval.py backbones/loco_resnet50.pth --data imagenet --data-root data/imagenet
-    python tools/linear_eval.py epoch_100.pth --protocol cached --data cifar10 --data-root data --image-size 32  # in minutes
-    python tools/linear_eval.py epoch_100.pth --protocol adam --data stl10 --data-root data      # the second paper's
+    python tools/linear_eval.py epoch_100.pth --protocol cached --data cifar10 --data-root data/cifar10    # in minutes
+    python tools/linear_eval.py epoch_100.pth --protocol adam --data stl10 --data-root data/stl10    # the second paper's
     python tools/linear_eval.py epoch_100.pth --protocol finetune --data-root my/classes   # {train,val}/<class>/<image>
     python tools/linear_eval.py random --encoder resnet50 --data-root my/classes           # a baseline
     python tools/linear_eval.py resnet50-19c8e357.pth --encoder resnet50 --data-root my/classes    # the supervised one

@@ -25,8 +25,10 @@ def main() -> str:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="readout results, or folders above several")
     parser.add_argument("--table", type=int, required=True, metavar="N", help="table of the paper: 1, 4, 5 or 7")
     parser.add_argument("--paper", action="store_true", help="show the published accuracies and rows, too")
-    parser.add_argument("--format", default="markdown", help="markdown, latex, csv or json (default: %(default)s)")
-    parser.add_argument("--stage", default="last", help="last, or all for a column a stage (default: %(default)s)")
+    parser.add_argument("--format", choices=("markdown", "latex", "csv", "json"), default="markdown",
+                        help="default: %(default)s")
+    parser.add_argument("--stage", choices=("last", "all"), default="last",
+                        help="the encoder's last one, or a column for each (default: %(default)s)")
     args = parser.parse_args()
     from pretrain.readout.report import accuracy_report
 

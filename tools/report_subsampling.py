@@ -24,11 +24,13 @@ from pretrain.cli import command, note, tool_parser
 def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("paths", nargs="+", metavar="DIR", help="readout results, or folders above several")
-    parser.add_argument("--table", type=int, metavar="N", help="1 or 2 (default: those that there are results for)")
-    parser.add_argument("--figure", type=int, metavar="N", help="3 (accuracy by threshold) or 4 (by which pairs)")
+    parser.add_argument("--table", type=int, choices=(1, 2), help="default: those that there are results for")
+    parser.add_argument("--figure", type=int, choices=(3, 4), help="3 is accuracy by threshold, 4 by which pairs")
     parser.add_argument("--paper", action="store_true", help="show the published numbers, too")
-    parser.add_argument("--format", default="markdown", help="markdown, latex, csv or json (default: %(default)s)")
-    parser.add_argument("--stage", default="last", help="last, or all for a column a stage (default: %(default)s)")
+    parser.add_argument("--format", choices=("markdown", "latex", "csv", "json"), default="markdown",
+                        help="default: %(default)s")
+    parser.add_argument("--stage", choices=("last", "all"), default="last",
+                        help="the encoder's last one, or a column for each (default: %(default)s)")
     args = parser.parse_args()
     from pretrain.readout.subsampling_report import subsampling_report
 

@@ -5,7 +5,8 @@
     python tools/visualize.py complexity resnet50 presnet50
     python tools/visualize.py COMMAND --help
 
-The files go to --out. Their names, what each figure shows, and the values that are drawn are printed on stdout as JSON.
+The files go to --out, beside each figure's as JSON the values that are drawn. Their names and what each figure shows are
+printed on stdout as JSON.
 docs/figures.md shows all of them.
 """
 
@@ -35,12 +36,12 @@ def main() -> str:
         subparser.add_argument("--out", metavar="DIR", default=DEFAULT_OUT, help=f"where files go (default: {DEFAULT_OUT})")
         subparser.set_defaults(draw=known.draw)
     args = parser.parse_args()
-    from pretrain.figures.style import save_figure
+    from pretrain.figures.style import save_drawing
 
     drawings = args.draw(args)
-    files = [file for name, drawing in drawings.items() for file in save_figure(drawing.figure, Path(args.out) / name)]
-    figures = {name: {"caption": drawing.caption, "numbers": drawing.numbers} for name, drawing in drawings.items()}
-    return json.dumps({"files": list(map(str, files)), "figures": figures})
+    files = [file for name, drawing in drawings.items() for file in save_drawing(drawing, Path(args.out) / name)]
+    captions = {name: drawing.caption for name, drawing in drawings.items()}
+    return json.dumps({"files": list(map(str, files)), "captions": captions})
 
 
 if __name__ == "__main__":

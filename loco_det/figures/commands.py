@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from pretrain.cli import note
 from pretrain.figures.commands import Command
 
 if TYPE_CHECKING:
@@ -29,10 +30,16 @@ def _detections_arguments(parser: ArgumentParser) -> None:
 def _detections(args: Namespace) -> dict[str, Drawing]:
     from loco_det.figures.detections import draw_detections
 
-    return {"detections": draw_detections(
+    drawing = draw_detections(
         args.detectors, image_ids=args.images, count=args.num, seed=args.seed, split=args.split, score_threshold=args.score,
         most=args.most, data_root=args.data_root, device=args.device,
-    )}
+    )
+    for detector in drawing.numbers["detectors"]:
+        if not any(detector["detections"]):
+            best = max((score for score in detector["best_scores"] if score is not None), default=0.0)
+            note(f"{detector['checkpoint']} finds nothing of a score of at least {args.score:g} (best {best:.2g}); try a "
+                 "lower --score")
+    return {"detections": drawing}
 
 
 def _ap_arguments(parser: ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from loco_det.datasets.splits import select_image_ids
 from loco_det.figures.predictions import Objects, TrainedDetector, annotated_objects, find_detector, predict
 from pretrain.data.images import decode_image
 from pretrain.figures.class_style import class_color, is_dark
-from pretrain.figures.labels import told_apart
+from pretrain.figures.labels import told_apart, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
 from pretrain.methods import named_method
 from pretrain.readout.evaluate import find_device
@@ -34,10 +34,11 @@ HALO = (withStroke(linewidth=1.8, foreground="white"),)  # lines are seen on any
 
 @dataclass(frozen=True)
 class _Column:
-    """A title, and the objects of every image."""
+    """A title, the objects of every image, and of predictions the best score in it, shown or not."""
 
     title: str
     objects: dict[int, Objects]
+    best_scores: dict[int, float | None] | None = None
 
     def counts(self) -> list[int]:
         return [len(objects) for objects in self.objects.values()]
@@ -83,13 +84,14 @@ def draw_detections(
     columns = [_Column("ground truth", {image_id: annotated_objects(found[0], image_id) for image_id in chosen})]
     target = find_device(device)
     titles = told_apart([named_method(detector.method).label for detector in found],
-                        [detector.split.absolute().parent.name for detector in found], "{label}\n{hint}")
+                        detectors, "{label}\n{hint}")
     for title, detector in zip(titles, found, strict=True):
-        predicted = predict(detector, chosen, score_threshold, target)
-        columns.append(_Column(title, {image_id: predicted[image_id] for image_id in chosen}))
+        predicted = predict(detector, chosen, 0.0, target)
+        columns.append(_Column(title, {image_id: predicted[image_id].of_score(score_threshold) for image_id in chosen},
+                               {image_id: predicted[image_id].best_score for image_id in chosen}))
     images = {image_id: np.asarray(decode_image(found[0].image_file(image_id))) for image_id in chosen}
     with figure_style():
-        figure = _draw(columns, images, found[0].classes, most)
+        figure = _draw(columns, images, found[0].classes, most, score_threshold)
     data_set = found[0].config.protocol.dataset
     return Drawing(
         figure,
@@ -97,7 +99,8 @@ def draw_detections(
         f"backbone per column, beside the ground truth: of scores of at least {score_threshold:g} the {most} best an image.",
         {"images": chosen, "score_threshold": score_threshold, "most_shown": most, "ground_truth": columns[0].counts(),
          "detectors": [{"method": detector.method, "title": column.title, "checkpoint": str(detector.checkpoint),
-                        "detections": column.counts()} for detector, column in zip(found, columns[1:], strict=True)]},
+                        "detections": column.counts(), "best_scores": list(column.best_scores.values())}
+                       for detector, column in zip(found, columns[1:], strict=True)]},
     )
 
 
@@ -121,11 +124,15 @@ def _choose_images(detector: TrainedDetector, image_ids: Sequence[int] | None, c
     return list(dict.fromkeys(image_ids))
 
 
-def _draw(columns: Sequence[_Column], images: dict[int, np.ndarray], classes: Sequence[str], most: int) -> Figure:
+def _draw(
+    columns: Sequence[_Column], images: dict[int, np.ndarray], classes: Sequence[str], most: int, score_threshold: float
+) -> Figure:
     width = min(max(TEXT_WIDTH / len(columns), MIN_COLUMN), MAX_COLUMN)
+    title_lines = max(len(wrapped(column.title, width, 8)) for column in columns)
     heights = [width * image.shape[0] / image.shape[1] for image in images.values()]
     figure, axes = new_figure(
-        len(columns), len(images), width=width * len(columns) + 0.2, height=float(np.mean(heights)) + 0.35 / len(heights),
+        len(columns), len(images), width=width * len(columns) + 0.2,
+        height=float(np.mean(heights)) + (0.12 + 0.13 * title_lines) / len(heights),
         gridspec_kw=dict(height_ratios=heights),
     )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -135,8 +142,10 @@ def _draw(columns: Sequence[_Column], images: dict[int, np.ndarray], classes: Se
             objects = column.objects[image_id]
             shown = objects if objects.scores is None else objects.best(most)
             _draw_objects(axis, image, shown, classes, pixels_per_inch=image.shape[1] / width)
+            if column.best_scores is not None and not len(objects):
+                _write_none(axis, score_threshold, column.best_scores[image_id])
             if row == 0:
-                axis.set_title(column.title, pad=3)
+                axis.set_title("\n".join(wrapped(column.title, width, 8)), pad=3)
         in_row[0].set_ylabel(str(image_id), fontsize=FONT_SIZE, labelpad=2)
     return figure
 
@@ -165,6 +174,13 @@ def _draw_objects(
             continue
         axis.text(*place, text, fontsize=FONT_SIZE, color="white" if is_dark(color) else "black", ha="left", va="top",
                   bbox=dict(boxstyle="square,pad=0.12", facecolor=color, edgecolor="none", alpha=0.9), clip_on=True)
+
+
+def _write_none(axis: Axes, score_threshold: float, best: float | None) -> None:
+    """Says in an image that nothing of the score was found, and how far the best is from it."""
+    text = "nothing found" if best is None else f"none ≥ {score_threshold:g}\n(best {best:.2g})"
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, fontsize=FONT_SIZE, ha="center", va="center",
+              bbox=dict(boxstyle="square,pad=0.3", facecolor="white", edgecolor="none", alpha=0.85))
 
 
 def _filled(image: np.ndarray, masks: np.ndarray, colors: Sequence[str]) -> np.ndarray:

@@ -52,6 +52,15 @@ class Objects:
         scores = None if self.scores is None else self.scores[:count]
         return Objects(self.boxes[:count], self.masks[:count], self.labels[:count], scores, self.crowd[:count])
 
+    @property
+    def best_score(self) -> float | None:
+        """Of predictions; None where there are none."""
+        return float(self.scores[0]) if len(self) else None
+
+    def of_score(self, threshold: float) -> Objects:
+        """Predictions whose scores reach a threshold."""
+        return self.best(int((self.scores >= threshold).sum()))
+
 
 @dataclass(frozen=True)
 class TrainedDetector:

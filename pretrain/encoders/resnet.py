@@ -104,6 +104,6 @@ def resnet34(stem: str = "imagenet") -> ResNetEncoder:
 
 
 @ENCODERS.register_module(name="resnet50")
-def resnet50(stem: str = "imagenet") -> ResNetEncoder:
-    """ResNet-50: 16 bottleneck blocks, 256-512-1024-2048 channels, stride on the 3x3 convolution."""
-    return ResNetEncoder(tv_resnet.Bottleneck, [3, 4, 6, 3], stem)
+def resnet50(stem: str = "imagenet", width: int = 64) -> ResNetEncoder:
+    """ResNet-50: 16 bottleneck blocks, 256-512-1024-2048 channels at the standard width, stride on the 3x3 convolution."""
+    return ResNetEncoder(tv_resnet.Bottleneck, [3, 4, 6, 3], stem, width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +14,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from mmengine.logging import print_log
 
 from pretrain.figures.curves import group_runs
-from pretrain.figures.labels import told_apart
+from pretrain.figures.labels import legend_height, outside_legend, told_apart, wrapped
 from pretrain.figures.style import (
     COLUMN_WIDTH,
     TEXT_WIDTH,
     Drawing,
     figure_style,
+    line_styles,
     method_color,
     method_dashes,
     new_figure,
     shades,
 )
 from pretrain.methods import Method
-from pretrain.readout.analysis_files import method_of_origin, read_analyses
+from pretrain.readout.analysis_files import kind_of, method_of_origin, read_analyses
 from pretrain.readout.results import dataset_name
-from pretrain.training_log import SCALARS, TrainingLog
+from pretrain.training_log import TrainingLog, read_training_log, training_logs_below
 
 FLOOR = 1e-8  # of normalised singular values: what is below is rounding
 MAX_COLUMNS = 4
 SPECTRUM_HEIGHT = 1.2  # inches, of the lines
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+KEPT_PREFIX = "kept_positive_"  # of a unit's scalar in a log
 KEPT = {"positive": "positive pairs kept (%)", "negative": "negative pairs kept (%)"}
 Series = tuple[Sequence[float], Sequence[float]]  # epochs, and values at them
 Paths = Iterable[str | Path]
@@ -46,10 +52,7 @@ class _Group:
     label: str
     method: Method
     records: Sequence[Mapping[str, Any]]
-
-    @property
-    def style(self) -> dict[str, Any]:
-        return dict(color=method_color(self.method), linestyle=method_dashes(self.method))
+    style: Mapping[str, Any]  # of its lines
 
 
 def draw_probes(paths: Paths) -> Drawing:
@@ -64,14 +67,15 @@ def draw_probes(paths: Paths) -> Drawing:
     groups = _groups(read_analyses(paths, "probes"))
     lines = [_probe_line(group) for group in groups]
     with figure_style():
-        figure, (axis,) = new_figure(width=COLUMN_WIDTH, height=2.6)
+        labels = [group.label for group in groups]
+        figure, (axis,) = new_figure(width=COLUMN_WIDTH, height=2.3 + legend_height(labels, COLUMN_WIDTH))
         for group, line in zip(groups, lines, strict=True):
             _draw_probes(axis, group, line)
         _name_blocks(axis, [line["names"] for line in lines])
         axis.set_ylabel("linear probe, top-1 (%)")
-        figure.legend(loc="outside upper center", ncols=2)
+        outside_legend(figure, axis.lines, labels)
     return Drawing(figure, f"Accuracy of linear probes by depth on {_data_sets(groups)}: mean over repetitions, bands of "
-                   "one sample standard deviation; dots where a local unit of the pretraining ends.", {"lines": lines})
+                   "one sample standard deviation; marks where a local unit of the pretraining ends.", {"lines": lines})
 
 
 def _probe_line(group: _Group) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def _probe_line(group: _Group) -> dict[str, Any]:
 def _draw_probes(axis: Axes, group: _Group, line: Mapping[str, Any]) -> None:
     depth, mean = np.arange(1, len(line["names"]) + 1), np.array(line["top1"])
     ends = [place for place, name in enumerate(line["names"]) if name in line["ends_of_units"]]
-    axis.plot(depth, mean, label=group.label, marker="o", markevery=ends, **group.style)
+    axis.plot(depth, mean, label=group.label, markevery=ends, **{**group.style, "marker": group.style["marker"] or "o"})
     if line["runs"] > 1:
         std = np.array(line["std"])
         axis.fill_between(depth, mean - std, mean + std, color=group.style["color"], alpha=0.2, linewidth=0)
@@ -127,18 +131,21 @@ def draw_spectrum(paths: Paths) -> Drawing:
 
 def _draw_spectra(groups: Sequence[_Group], names: Sequence[str]) -> Figure:
     columns = min(MAX_COLUMNS, len(names))
+    rows, width = -(-len(names) // columns), COLUMN_WIDTH if columns < 3 else TEXT_WIDTH
     legend = 0.15 * (len(groups) + 1)  # inches, at the bottom of every panel
-    figure, axes = new_figure(columns, -(-len(names) // columns), width=COLUMN_WIDTH if columns < 3 else TEXT_WIDTH,
-                              height=SPECTRUM_HEIGHT + legend + 0.8, sharey=True)
+    labels = [group.label for group in groups]
+    height = SPECTRUM_HEIGHT + legend + 0.6 + legend_height(labels, width) / rows
+    figure, axes = new_figure(columns, rows, width=width, height=height, sharey=True)
     for place, (axis, name) in enumerate(zip(axes, names, strict=False)):
         for group in groups:
             for point in _points(group, name):
                 axis.plot(np.arange(1, len(point["singular_values"]) + 1), _normalised(point["singular_values"]),
-                          linewidth=1.2 if len(group.records) == 1 else 0.7, **group.style)
+                          linewidth=1.2 if len(group.records) == 1 else 0.7, markevery=0.2, **group.style)
         axis.set(title=name, xlabel="singular value, by size", yscale="log")
+        axis.yaxis.set(major_formatter=_power_of_ten, minor_formatter=NullFormatter())
         if place % columns == 0:
             axis.set_ylabel("singular value / largest")
-        handles = [Line2D([], [], label=_told(_rank(group, name)), **group.style)
+        handles = [Line2D([], [], label=_told_rank(_rank(group, name)), **group.style)
                    for group in groups if _points(group, name)]
         axis.legend(handles=handles, title="effective rank", title_fontsize=7, handlelength=1.6, borderaxespad=0.2,
                     labelspacing=0.3, loc="lower left")
@@ -146,9 +153,13 @@ def _draw_spectra(groups: Sequence[_Group], names: Sequence[str]) -> Figure:
     axes[0].set_ylim(lowest ** (1 + legend / SPECTRUM_HEIGHT), 2)  # so that the legends lie below all lines
     for axis in axes[len(names) :]:
         axis.set_visible(False)
-    figure.legend(handles=[Line2D([], [], label=group.label, **group.style) for group in groups],
-                  loc="outside upper center", ncols=4 if columns > 2 else 2)
+    outside_legend(figure, [Line2D([], [], **group.style) for group in groups], labels)
     return figure
+
+
+def _power_of_ten(value: float, _: int) -> str:
+    """A tick's label, without mathematical markup."""
+    return f"10{str(round(math.log10(value))).translate(SUPERSCRIPTS)}"
 
 
 def _points(group: _Group, name: str) -> list[Mapping[str, Any]]:
@@ -167,7 +178,7 @@ def _rank(group: _Group, name: str) -> dict[str, Any]:
             "std": stdev(ranks) if len(ranks) > 1 else None, "runs": len(ranks)}
 
 
-def _told(rank: Mapping[str, Any]) -> str:
+def _told_rank(rank: Mapping[str, Any]) -> str:
     return f"{rank['effective_rank']:.1f}" + ("" if rank["std"] is None else f" ± {rank['std']:.1f}")
 
 
@@ -188,32 +199,47 @@ def draw_kept(paths: Paths) -> Drawing:
 
     Raises:
         ReadoutFileError: a path does not exist, or holds none.
-        ValueError: a pretraining kept all pairs.
+        ValueError: all pretrainings kept all pairs, or a record is damaged.
     """
-    paths = list(paths)
-    logged = [path for path in paths if Path(path).is_dir() and any(Path(path).glob(SCALARS))]
-    analysed = [path for path in paths if path not in logged]
+    logged, records = _find_kept([Path(path) for path in paths])
     found = [_KeptPairs(group.title, group.method, [_kept_of_log(log) for log in group.logs])
              for group in (group_runs(logged) if logged else [])]
     found += [_KeptPairs(group.label, group.method, [_kept_of_record(record) for record in group.records])
-              for group in (_groups(read_analyses(analysed, "kept")) if analysed or not logged else [])]
+              for group in _groups(records)]
     with figure_style():
         figure, axes = new_figure(2, len(found), width=TEXT_WIDTH, height=2.1, sharex=True, sharey=True)
         for row, kept in enumerate(found):
             _draw_kept(axes[2 * row : 2 * row + 2], kept)
         for axis in axes[-2:]:
             axis.set_xlabel("epoch")
+        axes[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes[0].set_xlim(left=0)
     return Drawing(figure, "Shares of positive and negative pairs above the similarity threshold at every local unit, in "
                    f"percent over epochs of pretraining: {'; '.join(kept.label for kept in found)}.",
                    {"runs": [{"method": kept.label, "units": _percentages(run)} for kept in found for run in kept.runs]})
 
 
+def _find_kept(paths: Sequence[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Work directories whose logs tell of kept pairs, and results of analyses of other pretrainings."""
+    below = {path: training_logs_below(path) if path.is_dir() else [] for path in paths}
+    logs = list(dict.fromkeys(work_dir for found in below.values() for work_dir in found))
+    logged = [work_dir for work_dir in logs if read_training_log(work_dir).units(KEPT_PREFIX)]
+    known = {work_dir.resolve() for work_dir in logs}
+    analysed = [path for path, found in below.items()
+                if not found or path not in found and any(path.rglob(f"{kind_of('kept')}*.json"))]
+    records = [record for record in (read_analyses(analysed, "kept") if analysed or not paths else [])
+               if not known & {*Path(record["checkpoint"]).resolve().parents}]
+    if not logged and not records:
+        raise ValueError(f"{logs[0]} logged no kept pairs: it trained on all of them; pass pretrainings with a threshold, "
+                         "such as those of configs/pretrain/subsampling")
+    for work_dir in logs:
+        if work_dir not in logged:
+            print_log(f"left out: {work_dir} kept all pairs", logger="current")
+    return logged, records
+
+
 def _kept_of_log(log: TrainingLog) -> dict[str, dict[str, Series]]:
-    units = log.units("kept_positive_")
-    if not units:
-        raise ValueError(f"{log.work_dir} logged no kept pairs: it trained on all of them; pass pretrainings with a "
-                         "threshold, such as those of configs/pretrain/subsampling")
-    return {unit: {sign: log.series(f"kept_{sign}_{unit}") for sign in KEPT} for unit in units}
+    return {unit: {sign: log.series(f"kept_{sign}_{unit}") for sign in KEPT} for unit in log.units(KEPT_PREFIX)}
 
 
 def _kept_of_record(record: Mapping[str, Any]) -> dict[str, dict[str, Series]]:
@@ -234,12 +260,13 @@ def _draw_kept(axes: Sequence[Axes], kept: _KeptPairs) -> None:
         for run in kept.runs:
             for unit, shares in run.items():
                 epochs, values = shares[sign]
-                axis.plot(epochs, [100 * value for value in values], color=colors[unit],
+                axis.plot(epochs, [100 * value for value in values], method_dashes(kept.method), color=colors[unit],
                           linewidth=1.2 if len(kept.runs) == 1 else 0.7, marker="." if len(epochs) < 8 else None)
         axis.set(ylabel=label, ylim=(0, 104))
-    axes[0].set_title(kept.label, loc="left")
-    handles = [Line2D([], [], color=colors[unit], label=unit) for unit in reversed(units)]  # the top unit first
-    axes[1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=1.2, labelspacing=0.2,
+    axes[0].set_title("\n".join(wrapped(kept.label, TEXT_WIDTH - 1, 8)), loc="left")
+    handles = [Line2D([], [], linestyle=method_dashes(kept.method), color=colors[unit], label=unit)
+               for unit in reversed(units)]  # the top unit first
+    axes[1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=1.8, labelspacing=0.2,
                    ncols=-(-len(units) // 10))
 
 
@@ -256,8 +283,8 @@ def _groups(records: Sequence[Mapping[str, Any]]) -> list[_Group]:
     firsts = [alike[0] for alike in grouped.values()]
     methods = [method_of_origin(record["encoder"]) for record in firsts]
     labels = told_apart([method.label for method in methods],
-                        [Path(record["checkpoint"]).absolute().parent.name for record in firsts])
-    return [_Group(label, method, alike) for label, method, alike in zip(labels, methods, grouped.values(), strict=True)]
+                        [record["checkpoint"] for record in firsts])
+    return [_Group(*group) for group in zip(labels, methods, grouped.values(), line_styles(methods), strict=True)]
 
 
 def _all_but_seed(record: Mapping[str, Any]) -> str:

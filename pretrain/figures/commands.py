@@ -32,7 +32,8 @@ class Command:
 
 
 def _curves_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("work_dirs", nargs="+", metavar="WORK_DIR", help="of tools/pretrain.py, finished or not")
+    parser.add_argument("work_dirs", nargs="+", metavar="WORK_DIR",
+                        help="of tools/pretrain.py, finished or not, or folders above some")
 
 
 def _curves(args: Namespace) -> dict[str, Drawing]:

@@ -151,11 +151,12 @@ def _draw_savings(ax: Axes, peaks: Mapping[str, Mapping[str, int]], paper: Mappi
             again = mode == "block" or method == CHECKPOINTED
             bar = ax.bar(position + offset * BAR_WIDTH, saving, BAR_WIDTH, color=method_color(rule), hatch="////" * again,
                          edgecolor="white", linewidth=0)
-            ax.bar_label(bar, fmt="%.2f", fontsize=6.5, padding=3)
+            ax.bar_label(bar, fmt="%.2f", fontsize=6.5, padding=3,
+                         bbox=dict(facecolor="white", linewidth=0, pad=0.5))  # over the line
         if method in paper:  # left of the bars, where no number stands
             ax.plot(position + (offsets[0] - 0.75) * BAR_WIDTH, paper[method], **PAPER_MARK)
         labels.append(f"{rule.label} +\ncheckpointing" if method == CHECKPOINTED else rule.label)
-    ax.axhline(1, color=GREY, linewidth=0.8)
+    ax.axhline(1, color=GREY, linewidth=0.8, zorder=0.9)  # below bars and their numbers
     ax.margins(y=0.12)
     ax.set_xticks(range(len(labels)), labels)
     ax.grid(axis="x", visible=False)

@@ -22,7 +22,7 @@ from torch import Tensor
 from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
 from pretrain.encoders import Encoder
 from pretrain.figures.class_style import class_color, class_marker
-from pretrain.figures.labels import told_apart
+from pretrain.figures.labels import legend_height, outside_legend, told_apart, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
 from pretrain.readout.analysis_files import method_of_origin
 from pretrain.readout.data import CentreView, LabelledImages, balanced_subset
@@ -193,21 +193,20 @@ def _draw(panels: Sequence[_Panel], classes: Sequence[str], chosen: Sequence[int
     rows = -(-len(panels) // MAX_COLUMNS)
     columns = -(-len(panels) // rows)
     width = TEXT_WIDTH * max(columns, 2) / MAX_COLUMNS
-    folders = [Path(panel.numbers["file"]).absolute().parent.name for panel in panels]
-    titles = told_apart([panel.numbers["method"] for panel in panels], folders, "{label}\n{hint}")
+    files = [panel.numbers["file"] for panel in panels]
+    told = told_apart([panel.numbers["method"] for panel in panels], files, "{label}\n{hint}")
+    titles = ["\n".join(wrapped(title, width / columns, 8)) for title in told]
     names = [classes[label] for label in chosen]
-    legend_rows = -(-len(names) // max(1, int(width * 14 / (max(map(len, names)) + 6))))
-    legend_height = 0.1 + 0.15 * legend_rows
     text_height = 0.35 + 0.13 * max(title.count("\n") + 1 for title in titles)
-    figure, axes = new_figure(columns, rows, width=width, height=width / columns + text_height + legend_height / rows)
+    height = width / columns + text_height + (0.1 + legend_height(names, width)) / rows
+    figure, axes = new_figure(columns, rows, width=width, height=height)
     for axis, panel, title in zip(axes, panels, titles, strict=False):
         _draw_panel(axis, panel, title, chosen)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    handles = [Line2D([], [], linestyle="", marker=class_marker(place), color=class_color(place), label=name)
-               for place, name in enumerate(names)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(names) // legend_rows), handletextpad=0.1,
-                  columnspacing=1.0)
+    handles = [Line2D([], [], linestyle="", marker=class_marker(place), color=class_color(place))
+               for place in range(len(names))]
+    outside_legend(figure, handles, names, "lower center")
     return figure
 
 

@@ -7,6 +7,7 @@ byte for byte.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pretrain.methods import Method
+from pretrain.work_dir import write_json
 
 COLUMN_WIDTH = 3.3  # inches, of a paper in two columns
 TEXT_WIDTH = 6.8
@@ -33,7 +35,8 @@ METHOD_COLORS = {
     "random": DARK_GREY, "supervised": BLACK, "simclr": BLUE, "gim": ORANGE, "loco": GREEN,
     "decoupled4": SKY, "decoupled8": PURPLE, "decoupled16": VERMILION,
 }
-OTHER_COLORS = (PURPLE, VERMILION, SKY, "#7A5195", "#8B6F00", "#3F6E4A")
+OTHER_COLORS = ("#7B2CFF", "#8C2D19", "#4B0055", "#6B3E00")  # none that a method has, or that can be taken for one
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same everywhere
@@ -44,6 +47,7 @@ STYLE = {
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.2, "lines.markersize": 3.5,
     "legend.frameon": False, "patch.linewidth": 0.6, "hatch.linewidth": 0.6,
     "svg.hashsalt": "loco-det",
+    "text.parse_math": False,  # folders, classes and methods may be called by any name, dollar signs included
 }
 
 
@@ -87,6 +91,27 @@ def new_figure(
     return figure, list(axes.flat)
 
 
+def save_drawing(drawing: Drawing, stem: Path) -> list[Path]:
+    """Writes ``<stem>.png``, ``<stem>.svg`` and the numbers as ``<stem>.json``, where what is not finite is null.
+
+    Returns:
+        The files.
+    """
+    numbers = stem.with_name(f"{stem.name}.json")
+    files = [*save_figure(drawing.figure, stem), numbers]
+    write_json(numbers, _finite(drawing.numbers))
+    return files
+
+
+def _finite(content: Any) -> Any:
+    """Plain data with None in the place of numbers that JSON does not have."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Writes ``<stem>.png`` and ``<stem>.svg``; the folder is made.
 
@@ -113,9 +138,20 @@ def method_dashes(method: Method) -> str:
     return "--" if method.subsampled else "-"
 
 
-def method_hatch(method: Method) -> str:
-    """Bars' counterpart of :func:`method_dashes`."""
-    return "////" if method.subsampled else ""
+def line_styles(methods: Sequence[Method]) -> list[dict[str, Any]]:
+    """``color``, ``linestyle`` and ``marker`` for one line a method, no two of them alike.
+
+    Lines that would look alike, as of one method with different settings, have shades of its colour and a marker each;
+    others have none.
+    """
+    looks = [(method_color(method), method_dashes(method)) for method in methods]
+    styles: list[dict[str, Any]] = [dict(color=color, linestyle=dashes, marker=None) for color, dashes in looks]
+    for look in dict.fromkeys(looks):
+        alike = [style for style, other in zip(styles, looks, strict=True) if other == look]
+        if len(alike) > 1:
+            for place, (style, color) in enumerate(zip(alike, shades(look[0], len(alike)), strict=True)):
+                style.update(color=color, marker=MARKERS[place % len(MARKERS)])
+    return styles
 
 
 def shades(color: str, count: int) -> Sequence[tuple[float, float, float]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from pretrain.figures.labels import CHARACTER, told_apart, wrapped
 from pretrain.figures.style import (
     BLACK,
     COLUMN_WIDTH,
@@ -37,7 +38,6 @@ HEAD = dict(marker="v", markersize=5.5, markeredgewidth=0)  # of an arrow
 NARROWING = [(-1, -1), (-1, 1), (1, 0.45), (1, -0.45), (-1, -1)]  # towards the loss
 DECODER = dict(marker=NARROWING, markersize=9, markeredgecolor=BLACK, markeredgewidth=0.5)
 SMALL, MEDIUM, LARGE = 6.5, 7, 8  # points
-CHARACTER = 0.0089  # inches a point that a character is wide on average, and a little more
 STROKES = {"updates": dict(linewidth=2.4), "copy": dict(linewidth=2.8), "passes": dict(linewidth=1.0, linestyle=":")}
 EFFECTS = {
     "updates": "gradient, updates the block",
@@ -57,7 +57,7 @@ def draw_units(models: Sequence[Mapping[str, Any]]) -> Drawing:
     """
     if not models:
         raise ValueError("there is no learning rule to draw; pass at least one config, work directory or checkpoint")
-    layouts = [rule_layout(model) for model in models]
+    layouts = _told_apart([rule_layout(model) for model in models], [model.get("source", "") for model in models])
     needed = max(map(_needed_width, layouts))
     columns = max(1, min(COLUMNS, len(layouts), int(TEXT_WIDTH / needed)))
     width = max(needed, COLUMN_WIDTH if len(layouts) == 1 else TEXT_WIDTH)
@@ -79,6 +79,14 @@ def draw_units(models: Sequence[Mapping[str, Any]]) -> Drawing:
             _draw_rule(ax, layout, panel)
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return Drawing(figure, _caption(layouts), {"rules": [_numbers(layout) for layout in layouts]})
+
+
+def _told_apart(layouts: Sequence[RuleLayout], sources: Sequence[str]) -> list[RuleLayout]:
+    """With names that differ where rule and encoder do not."""
+    titles = ["\n".join((layout.name, layout.encoder)) for layout in layouts]
+    told = told_apart(titles, sources, "{hint}")
+    return [layout if title == hint else replace(layout, name=f"{layout.name} ({hint})")
+            for layout, title, hint in zip(layouts, titles, told, strict=True)]
 
 
 def _draw_rule(ax: Axes, layout: RuleLayout, width: float) -> None:
@@ -175,7 +183,7 @@ def _top(layout: RuleLayout) -> float:
 
 def _title(layout: RuleLayout, width: float) -> list[str]:
     """Lines that fit ``width`` inches."""
-    return [line for text in (layout.method.label, layout.encoder) for line in _wrapped(text, width, LARGE)]
+    return [line for text in (layout.name, layout.encoder) for line in wrapped(text, width, LARGE)]
 
 
 def _note(layout: RuleLayout, width: float) -> list[str]:
@@ -184,11 +192,7 @@ def _note(layout: RuleLayout, width: float) -> list[str]:
     outputs = "/".join(str(features) for features in dict.fromkeys(shown.decoder_widths[-1] for shown in layout.units))
     head = f"Decoder{'s' * (len(layout.units) > 1)} to {outputs} features: "
     told = [f"{head}{kinds[0][0]}"] if len(kinds) == 1 else [head, *(f"{_run_of(names)}: {kind}" for kind, names in kinds)]
-    return [line for text in told for line in _wrapped(text, width, SMALL)]
-
-
-def _wrapped(text: str, width: float, points: float) -> list[str]:
-    return textwrap.wrap(text, int(width / (CHARACTER * points)))
+    return [line for text in told for line in wrapped(text, width, SMALL)]
 
 
 def _run_of(names: Sequence[str]) -> str:
@@ -215,8 +219,8 @@ def _legend(layouts: Sequence[RuleLayout]) -> list[Line2D | Patch]:
 
 
 def _caption(layouts: Sequence[RuleLayout]) -> str:
-    rules = "; ".join(f"{layout.method.label} on {layout.encoder}" for layout in layouts)
-    untrained = [f"{layout.method.label} leaves blocks {', '.join(map(str, layout.untrained))} untrained"
+    rules = "; ".join(f"{layout.name} on {layout.encoder}" for layout in layouts)
+    untrained = [f"{layout.name} leaves blocks {', '.join(map(str, layout.untrained))} untrained"
                  for layout in layouts if layout.untrained]
     return ". ".join([
         f"Local units of {rules}: the blocks of the encoder by stage, with the images at the bottom; beside them every "
@@ -226,7 +230,7 @@ def _caption(layouts: Sequence[RuleLayout]) -> str:
 
 def _numbers(layout: RuleLayout) -> dict[str, Any]:
     return {
-        "method": layout.method.label,
+        "method": layout.name,
         "encoder": layout.encoder,
         "stages": {name: list(blocks) for name, blocks in layout.stages.items()},
         "units": [{

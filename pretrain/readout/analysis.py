@@ -7,14 +7,23 @@ from typing import Any
 
 from torch import Tensor
 
+from pretrain.data.sources import default_splits
 from pretrain.encoders import Encoder
 from pretrain.local_units import build_units
-from pretrain.readout.analysis_files import record_analysis
+from pretrain.readout.adam_probe import AdamLinearProbe
+from pretrain.readout.analysis_files import Analysis, record_analysis
 from pretrain.readout.data import CentreView, LabelledData, load_labelled_data
-from pretrain.readout.encoders import PooledFeatures, block_names, frozen, load_encoder
+from pretrain.readout.encoders import RANDOM, PooledFeatures, block_names, frozen, load_encoder, pretraining_image_size
 from pretrain.readout.evaluate import Readout, choose_image_size, find_device
 from pretrain.readout.features import extract_features
-from pretrain.readout.session import DEFAULT_BATCH_SIZE, Method, Session, check_above_zero, default_workers
+from pretrain.readout.session import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_IMAGE_SIZE,
+    Method,
+    Session,
+    check_above_zero,
+    default_workers,
+)
 from pretrain.readout.spectrum import feature_spectrum
 from pretrain.readout.unlabelled import load_unlabelled_data
 
@@ -52,7 +61,9 @@ def analyze_probes(readout: Readout, method: Method) -> dict[str, Any]:
         return dict(data={**data.record, "undecodable": outcome.undecodable},
                     blocks=[{**places[name], **found} for name, found in outcome.stages.items()])
 
-    return record_analysis("probes", readout.file, settings, measure, readout.out, readout.resume)
+    variant = (*_other_splits(readout, data.record, "train_split", "test_split"), *_other_protocol(method),
+               *_other_views(readout, settings))
+    return record_analysis(Analysis("probes", readout.file, settings, variant, readout.out, readout.resume), measure)
 
 
 def _labelled_data(readout: Readout) -> LabelledData:
@@ -112,14 +123,41 @@ def analyze_spectrum(readout: Readout, points: str = "stages", batch_size: int =
             points=[dict(name=name, block=pooled.blocks[name], **_spectrum(x)) for name, x in extracted.features.items()],
         )
 
-    return record_analysis("spectrum", readout.file, settings, measure, readout.out, readout.resume)
+    variant = (*_other_splits(readout, data.record, None, "split"), *([points] if points != POINTS[0] else []),
+               *_other_views(readout, settings))
+    return record_analysis(Analysis("spectrum", readout.file, settings, variant, readout.out, readout.resume), measure)
+
+
+def _other_splits(readout: Readout, data: Mapping[str, Any], train: str | None, test: str) -> list[str]:
+    """Which of the splits, under the keys ``train`` and ``test`` of the record, a readout does not take by default."""
+    try:
+        defaults: tuple[str | None, ...] = default_splits(readout.source, readout.data_root)
+    except ValueError:
+        defaults = (None, None)
+    named = (data.get(key) if key else None for key in (train, test))
+    return [split for split, default in zip(named, defaults, strict=True) if split not in (None, default)]
+
+
+def _other_protocol(method: Method) -> list[str]:
+    """What of a probe is not the default: its name, and its own options."""
+    protocol, defaults = method.protocol(), type(method)().protocol()
+    name = [] if method.kind == AdamLinearProbe.kind else [protocol["name"]]
+    return name + [f"{key}{value}" for key, value in protocol.items() if value != defaults[key]]
+
+
+def _other_views(readout: Readout, settings: Mapping[str, Any]) -> list[str]:
+    """Size, precision and seed, where they are not the default."""
+    default_size = pretraining_image_size(settings["encoder"]["meta"]) or DEFAULT_IMAGE_SIZE
+    told = [f"{settings['image_size']}px"] if settings["image_size"] != default_size else []
+    told += [readout.autocast] if readout.autocast else []
+    told_already = readout.limit is not None or readout.file == RANDOM  # by the other parts of the name
+    return told + ([f"seed{readout.seed}"] if readout.seed and not told_already else [])
 
 
 def _spectrum(features: Tensor) -> dict[str, Any]:
     """The spectrum of features ``(N, C)`` as plain data."""
     found = feature_spectrum(features)
-    return dict(features=features.shape[1], singular_values=found.singular_values.tolist(),
-                effective_rank=found.effective_rank, participation_ratio=found.participation_ratio)
+    return {"features": features.shape[1], **vars(found), "singular_values": found.singular_values.tolist()}
 
 
 def _workers(readout: Readout) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,48 +44,56 @@ def kind_of(what: str) -> str:
     return PREFIX + what
 
 
-def record_analysis(
-    what: str,
-    file: str,
-    settings: Mapping[str, Any],
-    measure: Callable[[], Mapping[str, Any]],
-    out: str | None = None,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Measures, unless the result is there already, and writes the record, in the first of the processes.
+@dataclass(frozen=True)
+class Analysis:
+    """What is analysed, and where the record of it goes.
 
-    Args:
+    Attributes:
         what: a key of :data:`FIELDS`.
         file: checkpoint as the user gave it, ``"random"``, or a config file.
         settings: all that the result depends on, with ``encoder`` (its origin) and ``seed``, and ``data`` where images are
             looked at.
-        measure: returns what else belongs in the record; its ``data`` take the place of the settings'.
+        variant: a word for each setting that is not the default, so that analyses of one checkpoint have files of their own.
         out: file of the record; None for :func:`analysis_file`.
         resume: do not repeat a finished analysis of the same settings.
+    """
+
+    what: str
+    file: str
+    settings: Mapping[str, Any]
+    variant: tuple[str, ...] = ()
+    out: str | None = None
+    resume: bool = False
+
+    @property
+    def path(self) -> Path:
+        """File of the record."""
+        settings = self.settings
+        return Path(self.out or analysis_file(self.what, self.file, settings["encoder"]["encoder"], settings["seed"],
+                                              settings.get("data"), self.variant))
+
+
+def record_analysis(analysis: Analysis, measure: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Measures, unless the result is there already, and writes the record, in the first of the processes.
+
+    Args:
+        analysis: what to record.
+        measure: returns what else belongs in the record; its ``data`` take the place of the settings'.
 
     Raises:
         ValueError: the record cannot be written, or would overwrite one of other settings.
     """
-    settings = {"kind": kind_of(what), **settings}
-    origin = settings["encoder"]
-    path = Path(out or analysis_file(what, file, origin["encoder"], settings["seed"], settings.get("data")))
+    settings, path = {"kind": kind_of(analysis.what), **analysis.settings}, analysis.path
     check_writable(path)
     known = finished_result(path, settings)
-    if known is not None and resume:
+    if known is not None and analysis.resume:
         print_log(f"{path} is finished", logger="current")
         return known
     started = time.perf_counter()
     measured = measure()
-    record = {
-        "kind": settings["kind"],
-        "method": method_of_origin(origin).label,
-        "checkpoint": file,
-        **settings,
-        **measured,
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "duration_s": round(time.perf_counter() - started, 3),
-    }
+    method = method_of_origin(settings["encoder"]).label
+    record = {"kind": settings["kind"], "method": method, "checkpoint": analysis.file, **settings, **measured,
+              "versions": versions(), "git_revision": git_revision(), "duration_s": round(time.perf_counter() - started, 3)}
     if distributed.rank() == 0:
         write_json(path, record)
         print_log(f"result written to {path}", logger="current")
@@ -103,7 +112,12 @@ def method_of_origin(origin: Mapping[str, Any]) -> Method:
 
 
 def analysis_file(
-    what: str, file: str, encoder: Mapping[str, Any], seed: int, data: Mapping[str, Any] | None = None
+    what: str,
+    file: str,
+    encoder: Mapping[str, Any],
+    seed: int,
+    data: Mapping[str, Any] | None = None,
+    variant: Iterable[str] = (),
 ) -> Path:
     """Where a record is written unless the user says where.
 
@@ -113,14 +127,16 @@ def analysis_file(
         encoder: the encoder's config.
         seed: of the analysis.
         data: the record of the images; None where none are looked at.
+        variant: a word for each setting that is not the default.
 
     Returns:
-        ``<checkpoint without suffix>.readout/analysis_<what>[_<data set>].json``, see
+        ``<checkpoint without suffix>.readout/analysis_<what>[_<data set>][_<variant>].json``, see
         :func:`~pretrain.readout.results.result_file`; of a config file below ``work_dirs/readout/``.
     """
     if Path(file).suffix == ".py":
-        return RANDOM_FOLDER / f"{file_name(Path(file).stem)}.readout" / f"{kind_of(what)}.json"
-    return result_file(kind_of(what), file, encoder, data, seed)
+        name = file_name("_".join([kind_of(what), *variant]))
+        return RANDOM_FOLDER / f"{file_name(Path(file).stem)}.readout" / f"{name}.json"
+    return result_file(kind_of(what), file, encoder, data, seed, variant)
 
 
 def read_analyses(paths: Iterable[str | Path], what: str) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.cli import Overrides, encoder_spec
+from pretrain.cli import Overrides, encoder_spec, note
+from pretrain.errors import RunFailedError
 
 if TYPE_CHECKING:
     from pretrain.readout.evaluate import Readout
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
 
 SOURCE_NAMES = "folder, file_list, imagenet, cifar10, cifar100, stl10, fashion_mnist, webdataset, coco_objects"
 CHECKPOINT_HELP = "exported backbone, pretraining checkpoint, bare state dict, or the word random"
-# Which options each analysis has, beside those that say which encoder and images.
+INPUT_DEFAULTS = {"encoder_options": {}, "data": "folder", "data_options": {}, "data_root": "data", "seed": 0,
+                  "device": "auto"}
+INPUT_OPTIONS = ("encoder", "image_size", "workers", *INPUT_DEFAULTS)
+# Which options each analysis has, beside --out and --resume.
 ANALYSIS_OPTIONS = {
-    "probes": ("protocol", "epochs", "train_split", "test_split", "limit", "batch_size"),
-    "spectrum": ("points", "split", "limit", "batch_size"),
+    "probes": (*INPUT_OPTIONS, "autocast", "limit", "batch_size", "protocol", "epochs", "train_split", "test_split"),
+    "spectrum": (*INPUT_OPTIONS, "autocast", "limit", "batch_size", "points", "split"),
     "kept": (),
-    "memory": ("batch_size",),
+    "memory": ("image_size", "autocast", "batch_size"),
 }
 
 
@@ -33,18 +38,24 @@ def add_readout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-split", metavar="NAME", help="default: the source's own, val or test for a folder")
     parser.add_argument("--limit", type=int, metavar="N", help="use a class-balanced subset of N training images")
     parser.add_argument("--stages", choices=("all", "last"), default="all", help="default: all")
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="of all processes together (default: 256)")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N",
+                        help="images run through the encoder at once and, where a protocol takes steps (paper, adam, "
+                             "finetune), of a step, so that another number gives other accuracies; of all processes "
+                             "together (default: 256)")
     parser.add_argument("--resume", action="store_true", help="continue what was interrupted; a finished result is kept, "
                         "which otherwise is computed anew")
 
 
 def add_analysis_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what says which encoders are looked into, how, and on which images."""
-    parser.add_argument("files", nargs="+", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP}; for memory also a config file")
+    parser.add_argument("files", nargs="+", metavar="CHECKPOINT",
+                        help=f"{CHECKPOINT_HELP}, which after another file has its encoder and view size unless options say "
+                             "otherwise; for memory also a config file")
     parser.add_argument("--what", choices=tuple(ANALYSIS_OPTIONS), required=True,
-                        help="probes: linear classifiers after every block; spectrum: of the covariance of features; kept: "
+                        help="probes: linear classifiers after every block; spectrum: of the covariance of features, for "
+                             "which images need no labels (but stl10 and the like their label files, to be opened); kept: "
                              "shares of pairs over the pretraining; memory: of a pretraining step")
-    _add_common_arguments(parser)
+    _add_common_arguments(parser, precision="float32; of memory the pretraining's")
     parser.add_argument("--protocol", choices=("adam", "cached"), help="of probes, see docs/readout.md (default: adam)")
     parser.add_argument("--epochs", type=int, metavar="N", help="of probes with adam (default: 200)")
     parser.add_argument("--train-split", metavar="NAME", help="of probes (default: the source's own, train for a folder)")
@@ -53,14 +64,16 @@ def add_analysis_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", choices=("stages", "blocks"), help="where spectrum looks (default: stages)")
     parser.add_argument("--limit", type=int, metavar="N", help="use N training images (probes) or N images (spectrum)")
     parser.add_argument("--batch-size", type=int, metavar="N",
-                        help="images at once (default: 256; for memory the pretraining's)")
+                        help="images run through the encoder at once and, of probes with adam, of a step of Adam, where "
+                             "another number gives other accuracies (default: 256); of memory images of a pretraining step "
+                             "(default: the pretraining's)")
     parser.add_argument("--resume", action="store_true", help="keep a finished result, which otherwise is computed anew")
 
 
-def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_common_arguments(parser: argparse.ArgumentParser, precision: str = "float32") -> None:
     add_input_arguments(parser)
-    parser.add_argument("--autocast", choices=("bfloat16",), help="run the encoder in that type (default: float32)")
-    parser.add_argument("--out", metavar="FILE", help="the result (default: CHECKPOINT.readout/<kind>_<data>.json)")
+    parser.add_argument("--autocast", choices=("bfloat16",), help=f"run the encoder in that type (default: {precision})")
+    parser.add_argument("--out", metavar="FILE", help="the result (default: CHECKPOINT.readout/<kind>_<data>....json)")
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,15 +82,16 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
                         help="encoder of a file without a record and of random: resnet50, ..., timm/NAME")
     parser.add_argument("--encoder-options", nargs="+", action=Overrides, default={}, metavar="k=v",
                         help="its options, such as stem=small")
-    parser.add_argument("--data", default="folder", metavar="SOURCE", help=f"{SOURCE_NAMES} (default: folder)")
+    parser.add_argument("--data", default=INPUT_DEFAULTS["data"], metavar="SOURCE", help=f"{SOURCE_NAMES} (default: folder)")
     parser.add_argument("--data-options", nargs="+", action=Overrides, default={}, metavar="k=v",
                         help="its options (docs/data.md), such as file=lists/{split}.txt of file_list")
-    parser.add_argument("--data-root", default="data", metavar="DIR", help="where the source reads from (default: data)")
+    parser.add_argument("--data-root", default=INPUT_DEFAULTS["data_root"], metavar="DIR",
+                        help="where the source reads from (default: data)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS",
                         help="side of the views (default: that of the pretraining's where the checkpoint tells, or 224)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images (default: by processors)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    parser.add_argument("--device", default="auto", help="default: cuda where there is one, otherwise cpu")
+    parser.add_argument("--seed", type=int, default=INPUT_DEFAULTS["seed"], help="of everything random (default: 0)")
+    parser.add_argument("--device", default=INPUT_DEFAULTS["device"], help="default: cuda where there is one, otherwise cpu")
 
 
 def encoder_of(args: argparse.Namespace) -> str | dict[str, Any] | None:
@@ -115,44 +129,104 @@ def run_readout(args: argparse.Namespace, make_method: Callable[[], Method]) -> 
 def run_analyses(args: argparse.Namespace) -> str:
     """Runs what the arguments of :func:`add_analysis_arguments` ask for, in one of the processes of torchrun or alone.
 
+    Of several checkpoints, one that cannot be analysed is told and left out.
+
     Returns:
         ``{"what": ..., "runs": [record, ...]}`` as JSON; nothing in other processes than the first.
 
     Raises:
-        ValueError: an option is of another analysis, several checkpoints are to have one result, or a checkpoint is missing.
+        ValueError: an option is of another analysis, several checkpoints are to have one result, or a checkpoint is missing;
+            or there is a single one, which does not fit.
+        RunFailedError: of several checkpoints some could not be analysed; it holds the JSON of the others.
     """
-    from pretrain.readout.encoders import RANDOM, check_exists
+    _check_analyses(args)
+    return _run_in_processes(lambda: _analyze_all(args))
 
-    for name in _given(args, *{name for names in ANALYSIS_OPTIONS.values() for name in names}):
-        if name not in ANALYSIS_OPTIONS[args.what]:
+
+def _check_analyses(args: argparse.Namespace) -> None:
+    """Refuses before any work what is mistyped or has no effect."""
+    from pretrain.readout.encoders import RANDOM, check_exists
+    from pretrain.readout.session import check_above_zero
+
+    for name in dict.fromkeys(name for names in ANALYSIS_OPTIONS.values() for name in names):
+        if name not in ANALYSIS_OPTIONS[args.what] and getattr(args, name) not in (None, INPUT_DEFAULTS.get(name)):
             raise ValueError(f"--{name.replace('_', '-')} is no option of --what {args.what}; leave it out")
+    check_above_zero(**_given(args, "batch_size", "image_size"))
+    if args.what in ("probes", "spectrum"):
+        _readout(args, args.files[0])  # which checks its own options
     if args.out is not None and len(args.files) > 1:
         raise ValueError(f"--out names one file, but each of the {len(args.files)} checkpoints has a result of its own; "
                          "leave it out, or analyze one checkpoint at a time")
     for file in args.files:
+        if file.endswith(".py") and args.what != "memory":
+            raise ValueError(f"{file} is a config, which --what memory alone takes; pass a checkpoint that was trained with "
+                             "it, an epoch_*.pth")
         if file != RANDOM:
-            check_exists(Path(file))  # before hours of work on the others
+            check_exists(Path(file))
+
+
+def _analyze_all(args: argparse.Namespace) -> dict[str, Any]:
+    from pretrain import distributed
+
     analyze = _analysis(args)
-    return _run_in_processes(lambda: {"what": args.what, "runs": [analyze(file) for file in args.files]})
+    runs, failed = [], []
+    for file in args.files:
+        try:
+            runs.append(analyze(file, runs[0] if runs else None))
+        except (ValueError, OSError, RunFailedError) as error:
+            if len(args.files) == 1:
+                raise
+            note(f"{file} is left out: {' '.join(str(error).split())}")
+            failed.append(file)
+            if distributed.world_size() > 1:  # others may not have failed, and wait for this process
+                break
+    result = {"what": args.what, "runs": runs}
+    if failed:
+        raise RunFailedError(f"{len(runs)} of {len(args.files)} checkpoints were analyzed, but not {', '.join(failed)}",
+                             output=json.dumps(result) if distributed.rank() == 0 else None)
+    return result
 
 
-def _analysis(args: argparse.Namespace) -> Callable[[str], dict[str, Any]]:
-    """What the arguments ask for, as a function of the checkpoint."""
-    if args.what == "probes":
-        from pretrain.readout.analysis import analyze_probes
+def _analysis(args: argparse.Namespace) -> Callable[[str, Mapping[str, Any] | None], dict[str, Any]]:
+    """What the arguments ask for, as a function of the checkpoint and the first record before it."""
+    if args.what in ("probes", "spectrum"):
+        from pretrain.readout.analysis import analyze_probes, analyze_spectrum
+        from pretrain.readout.evaluate import find_device
 
-        method, splits = _probe(args), _given(args, "train_split", "test_split")
-        return lambda file: analyze_probes(_readout(args, file, **splits), method)
-    if args.what == "spectrum":
-        from pretrain.readout.analysis import analyze_spectrum
-
+        find_device(args.device)  # the same for all checkpoints, as is the method
+        if args.what == "probes":
+            method, splits = _probe(args), _given(args, "train_split", "test_split")
+            return lambda file, first: analyze_probes(_readout_like(args, file, first, **splits), method)
         options = _given(args, "points", "batch_size")
-        return lambda file: analyze_spectrum(_readout(args, file, test_split=args.split), **options)
+        return lambda file, first: analyze_spectrum(_readout_like(args, file, first, test_split=args.split), **options)
     from pretrain.readout.training_analysis import analyze_kept, analyze_memory
 
     if args.what == "kept":
-        return lambda file: analyze_kept(file, args.out, args.resume)
-    return lambda file: analyze_memory(file, args.batch_size, args.image_size, args.out, args.resume)
+        return lambda file, _: analyze_kept(file, args.out, args.resume)
+    return lambda file, _: analyze_memory(file, args.batch_size, args.image_size, args.out, args.resume, args.autocast)
+
+
+def _readout_like(args: argparse.Namespace, file: str, first: Mapping[str, Any] | None, **options: Any) -> Readout:
+    """The readout of one of several files: ``random`` is as the first where the arguments leave it open.
+
+    Args:
+        args: of the tool.
+        file: whose encoder is read out.
+        first: the record of the first file; None for the first file itself.
+        options: of :class:`~pretrain.readout.evaluate.Readout`.
+    """
+    from pretrain.checkpoints import read_backbone
+    from pretrain.readout.encoders import RANDOM
+
+    readout = _readout(args, file, **options)
+    if file == RANDOM:
+        if first is None:
+            return readout
+        return replace(readout, encoder=readout.encoder or first["encoder"]["encoder"],
+                       image_size=readout.image_size or first["image_size"])
+    if len(args.files) > 1 and readout.encoder is not None and "encoder" in read_backbone(file).meta:
+        return replace(readout, encoder=None)  # --encoder is for the others
+    return readout
 
 
 def _probe(args: argparse.Namespace) -> Method:

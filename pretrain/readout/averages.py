@@ -24,7 +24,8 @@ class Score:
         std: sample standard deviation over the pretrainings; None for fewer than two.
         delta: difference to the baseline's mean; None for the baseline itself and where it has none.
         runs: number of pretrainings averaged.
-        incomplete: epochs of the encoders that were left out because they are not from the end of their schedule.
+        incomplete: epochs reached by the pretrainings that were left out because no encoder from the end of their schedule
+            is there; one for each pretraining, ascending.
     """
 
     mean: float | None
@@ -81,12 +82,14 @@ def averaged(runs: Sequence[ReadoutRun], stage: str, base: float | None) -> Scor
         std=statistics.stdev(values) if len(values) > 1 else None,
         delta=None if mean is None or base is None else mean - base,
         runs=len(values),
-        incomplete=tuple(sorted({run.encoder_identity: run.record["epoch"] for run in runs if not run.complete}.values())),
+        incomplete=tuple(sorted(_reached_by_incomplete(runs).values())),
     )
 
 
 def score_text(score: Score | None, schedule: int | None, notation: Notation) -> str:
     """One table cell, e.g. ``65.2 ± 0.1 (-0.5) (3 runs)``; an en dash where there is no value.
+
+    Incomplete pretrainings are told last: how far they are where there is no mean, and otherwise that they are not in it.
 
     Args:
         score: None where there are no results.
@@ -98,9 +101,11 @@ def score_text(score: Score | None, schedule: int | None, notation: Notation) ->
     text = notation.score(score.mean, score.std, score.delta)
     if score.runs > 1:
         text += f" ({score.runs} runs)"
-    if score.incomplete:
-        text += f" (incomplete: at {', '.join(map(str, score.incomplete))} of {epochs(schedule)})"
-    return text
+    if not score.incomplete:
+        return text
+    if score.mean is None:
+        return f"{text} (incomplete: at {', '.join(map(str, score.incomplete))} of {epochs(schedule)})"
+    return f"{text} (+ {len(score.incomplete)} incomplete run{'s' if len(score.incomplete) > 1 else ''} left out)"
 
 
 def averaging_warnings(cells: Mapping[object, Sequence[ReadoutRun]]) -> list[str]:
@@ -110,11 +115,7 @@ def averaging_warnings(cells: Mapping[object, Sequence[ReadoutRun]]) -> list[str
         cells: the results of every cell.
     """
     runs = list(dict.fromkeys(run for runs in cells.values() for run in runs))
-    lines = [
-        f"{run.source} is of an incomplete pretraining, at {run.record['epoch']} of {epochs(run.epochs)}: left out of the "
-        "averages"
-        for run in runs if not run.complete
-    ]
+    lines = list(dict.fromkeys(line for runs in cells.values() for line in _left_out(runs)))
     if unrecorded := sum(bool(run.record) and run.settings is None for run in runs):
         lines.append(f"the pretraining records of {unrecorded} results are from before settings were recorded: only rule, "
                      "encoder, decoder and epochs were compared before these were averaged")
@@ -129,6 +130,32 @@ def _accuracies(runs: Iterable[ReadoutRun], stage: str) -> list[float]:
         if run.complete and name in run.accuracies:
             by_repetition[run.repetition].append(run.accuracies[name])
     return [statistics.mean(values) for values in by_repetition.values()]
+
+
+def _reached_by_incomplete(runs: Iterable[ReadoutRun]) -> dict[str, int]:
+    """The latest epoch of each repetition of which no encoder is from the end of the schedule."""
+    runs = list(runs)
+    ended = {run.repetition for run in runs if run.complete}
+    reached: dict[str, int] = defaultdict(int)
+    for run in runs:
+        if run.repetition not in ended:
+            reached[run.repetition] = max(reached[run.repetition], run.record["epoch"])
+    return reached
+
+
+def _left_out(runs: Iterable[ReadoutRun]) -> Iterator[str]:
+    """One line for each result of a cell that is not from the end of its pretraining's schedule."""
+    runs = list(runs)
+    ends = {run.repetition: run for run in runs if run.complete}
+    for run in runs:
+        if run.complete:
+            continue
+        at, end = f"at {run.record['epoch']} of {epochs(run.epochs)}", ends.get(run.repetition)
+        if end is None:
+            yield f"{run.source} is of an incomplete pretraining, {at}: left out of the averages"
+        else:
+            yield (f"{run.source} is of an earlier checkpoint, {at}, of the pretraining of {end.source}: left out of the "
+                   "averages")
 
 
 def _doubled_seeds(runs: Iterable[ReadoutRun]) -> Iterator[str]:

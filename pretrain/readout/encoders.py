@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.checkpoints import CheckpointError, load_into, read_backbone
+from pretrain.checkpoints import CheckpointError, check_is_file, load_into, read_backbone
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.errors import RunFailedError
 from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD
@@ -69,11 +69,11 @@ def check_exists(path: Path) -> None:
     """Refuses an encoder's file that is not there.
 
     Raises:
-        CheckpointError: it is not; the message says where to get a published one.
+        CheckpointError: it is not, or it is a folder; the message says where to get a published one.
     """
-    if not path.is_file():
-        published = SUPERVISED_FILES.get(path.name)
-        raise CheckpointError(f"checkpoint {path} does not exist" + (f"; get it from {published}" if published else ""))
+    if path.name in SUPERVISED_FILES and not path.exists():
+        raise CheckpointError(f"checkpoint {path} does not exist; get it from {SUPERVISED_FILES[path.name]}")
+    check_is_file(path)
 
 
 def _config(encoder: str | Mapping) -> dict[str, Any]:

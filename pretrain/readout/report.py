@@ -10,8 +10,9 @@ averaged.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pretrain.readout.averages import (
@@ -30,7 +31,8 @@ from pretrain.readout.columns import Column, column_titles
 from pretrain.readout.published import PaperRow, PaperTable, paper_table
 from pretrain.readout.recipes import row_encoder
 from pretrain.readout.runs import find_runs
-from pretrain.tables import LATEX, MARKDOWN, Notation, Report, csv_table, epochs, json_table, latex_table, markdown_table
+from pretrain.readout.sheets import FORMATS, Group, Sheet, Text, check_choice, literal
+from pretrain.tables import Notation, Report, epochs
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def accuracy_report(
         paths: readout results, or folders above them: see :func:`~pretrain.readout.runs.find_runs`.
         number: the table: 1, 4, 5 or 7.
         paper: whether to show the published accuracies and the rows that are only quoted, too.
-        fmt: a key of :data:`FORMATS`: markdown, latex, csv or json.
+        fmt: a key of :data:`~pretrain.readout.sheets.FORMATS`: markdown, latex, csv or json.
         stages: a key of :data:`STAGES`.
 
     Returns:
@@ -73,13 +75,12 @@ def accuracy_report(
         ValueError: the table, format or stages are unknown, results are missing or damaged, or one is given twice.
     """
     table = paper_table(number)
-    for name, value, known in (("format", fmt, FORMATS), ("stages", stages, STAGES)):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}; known are {', '.join(known)}")
+    check_choice("format", fmt, FORMATS)
+    check_choice("stage", stages, STAGES)
     runs, passed_over = find_runs(paths)
     cells = fill_cells(runs, table)
     filled = _filled_table(table, cells, paper, stages)
-    return Report(FORMATS[fmt](filled), [*passed_over, *cells.unplaced, *_warnings(filled, cells)])
+    return Report(FORMATS[fmt]([_sheet(filled)]), [*passed_over, *cells.unplaced, *_warnings(filled, cells)])
 
 
 def _filled_table(table: PaperTable, cells: Cells, with_paper: bool, stages: str) -> FilledTable:
@@ -120,15 +121,42 @@ def _warnings(table: FilledTable, cells: Cells) -> list[str]:
     return lines
 
 
-def _cells(table: FilledTable, row: PaperRow, notation: Notation) -> list[str]:
-    marks = {True: notation.check, False: ""}
-    labels = [marks[label] if isinstance(label, bool) else notation.escaped(label) for label in row.labels]
-    ours = [score_text(table.scores.get((row, column, stage)), column.epochs, notation)
+def _sheet(table: FilledTable) -> Sheet:
+    groups = [Group(title, ["Acc." if stage == LAST else stage for stage in table.stages[column]])
+              for column, title in table.columns.items()]
+    return Sheet(
+        name=f"Table {table.paper.number}",
+        label_titles=table.paper.label_titles,
+        groups=[*(groups or [Group("", ["Acc."])]), *_published_groups(table)],
+        lines=[(list(map(_label, row.labels)), _cells(table, row)) for row in table.rows],
+        numbers=table_rows(table),
+        packages=("booktabs", "amssymb"),
+    )
+
+
+def _label(label: bool | str) -> Text:
+    return _mark if label is True else literal(label or "")
+
+
+def _mark(notation: Notation) -> str:
+    return notation.check
+
+
+def _missing(notation: Notation) -> str:
+    return notation.missing
+
+
+def _cells(table: FilledTable, row: PaperRow) -> list[Text]:
+    ours = [partial(score_text, table.scores.get((row, column, stage)), column.epochs)
             for column in table.columns for stage in table.stages[column]]
-    published = [notation.score(row.accuracy) + _own_schedule(row)] if table.with_paper else []
+    published: list[Text] = [partial(_published_score, row)] if table.with_paper else []
     if _shows_memory(table):
-        published.append(notation.missing if row.memory_saving is None else f"{row.memory_saving:g}")
-    return [*labels, *(ours or [notation.missing]), *published]
+        published.append(_missing if row.memory_saving is None else literal(f"{row.memory_saving:g}"))
+    return [*(ours or [_missing]), *published]
+
+
+def _published_score(row: PaperRow, notation: Notation) -> str:
+    return notation.score(row.accuracy) + _own_schedule(row)
 
 
 def _own_schedule(row: PaperRow) -> str:
@@ -142,27 +170,9 @@ def _shows_memory(table: FilledTable) -> bool:
     return table.with_paper and any(row.memory_saving is not None for row in table.rows)
 
 
-def _published_titles(table: FilledTable) -> list[str]:
-    titles = [f"paper, ImageNet linear, {epochs(table.paper.epochs)}"] if table.with_paper else []
-    return [*titles, "paper, memory saving ratio"] if _shows_memory(table) else titles
-
-
-def _markdown(table: FilledTable) -> str:
-    ours = [title if stage == LAST else f"{title}: {stage}"
-            for column, title in table.columns.items() for stage in table.stages[column]]
-    header = [*table.paper.label_titles, *(ours or ["Acc."]), *_published_titles(table)]
-    return markdown_table(list(map(MARKDOWN.escaped, header)), [_cells(table, row, MARKDOWN) for row in table.rows])
-
-
-def _latex(table: FilledTable) -> str:
-    ours = ["Acc." if stage == LAST else stage for column in table.columns for stage in table.stages[column]] or ["Acc."]
-    groups = [(title, len(table.stages[column])) for column, title in table.columns.items()] or [("", 1)]
-    published = _published_titles(table)
-    header = [*table.paper.label_titles, *ours, *["Acc.", "Memory saving"][:len(published)]]
-    groups += [(title, 1) for title in published]
-    return latex_table(list(map(LATEX.escaped, header)), [_cells(table, row, LATEX) for row in table.rows],
-                       [(LATEX.escaped(title), width) for title, width in groups], labels=len(table.paper.label_titles),
-                       packages=("booktabs", "amssymb"))
+def _published_groups(table: FilledTable) -> list[Group]:
+    groups = [Group(f"paper, ImageNet linear, {epochs(table.paper.epochs)}", ["Acc."])] if table.with_paper else []
+    return [*groups, Group("paper, memory saving ratio", ["Memory saving"])] if _shows_memory(table) else groups
 
 
 def table_rows(table: FilledTable) -> list[dict[str, Any]]:
@@ -190,20 +200,3 @@ def table_rows(table: FilledTable) -> list[dict[str, Any]]:
                           "paper_memory_saving": row.memory_saving}
             rows.append(entry)
     return rows
-
-
-def _csv(table: FilledTable) -> str:
-    rows = table_rows(table)
-    return csv_table(list(rows[0]), rows)
-
-
-def _json(table: FilledTable) -> str:
-    return json_table(table_rows(table))
-
-
-FORMATS: Mapping[str, Callable[[FilledTable], str]] = {
-    "markdown": _markdown,
-    "latex": _latex,
-    "csv": _csv,
-    "json": _json,
-}

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ NAMED_BY_ROOT = ("folder", "file_list", "webdataset", "coco_objects")  # may be 
 
 
 def result_file(
-    kind: str, file: str, encoder: Mapping[str, Any], data: Mapping[str, Any] | None, seed: int
+    kind: str, file: str, encoder: Mapping[str, Any], data: Mapping[str, Any] | None, seed: int, variant: Iterable[str] = ()
 ) -> Path:
     """Where a result is written unless the user says where.
 
@@ -32,10 +32,11 @@ def result_file(
         encoder: the encoder's config.
         data: the record of the data; None where none are read.
         seed: of the readout.
+        variant: words for what else the name is to tell.
 
     Returns:
-        ``<checkpoint without suffix>.readout/<kind>_<data set>.json`` beside the checkpoint; for a random encoder
-        ``work_dirs/readout/random_<encoder>_seed<seed>.readout/...``. A limited training set is part of the name.
+        ``<checkpoint without suffix>.readout/<kind>[_<data set>][_<variant>].json`` beside the checkpoint; for a random
+        encoder ``work_dirs/readout/random_<encoder>_seed<seed>.readout/...``. A limited training set is part of the name.
     """
     if file == RANDOM:
         options = "_".join(str(value) for key, value in encoder.items() if key != "type")
@@ -43,10 +44,10 @@ def result_file(
         folder = RANDOM_FOLDER / f"{file_name(name)}.readout"
     else:
         folder = Path(file).with_suffix(".readout")
-    if data is None:
-        return folder / f"{kind}.json"
-    limited = "" if data["limit"] is None else f"_{data['limit']}images_seed{seed}"
-    return folder / f"{kind}_{file_name(dataset_name(data))}{limited}.json"
+    words = [kind]
+    if data is not None:
+        words += [dataset_name(data), *([] if data["limit"] is None else [f"{data['limit']}images_seed{seed}"])]
+    return folder / f"{file_name('_'.join([*words, *variant]))}.json"
 
 
 def dataset_name(data: Mapping[str, Any]) -> str:

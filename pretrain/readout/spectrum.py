@@ -1,4 +1,4 @@
-"""How many dimensions features fill: the spectrum of their covariance, and two numbers that sum it up."""
+"""How many dimensions features fill: the spectrum of their covariance, and numbers that sum it up."""
 
 from __future__ import annotations
 
@@ -20,12 +20,18 @@ class Spectrum:
 
     Attributes:
         singular_values: ``(C,)`` of the covariance matrix of the features, descending; not below 0.
-        effective_rank: RankMe, from above 0 to min(N, C); see :func:`rankme`.
+        effective_rank: RankMe of the features as they are, from above 0 to min(N, C); see :func:`rankme`. A mean far from
+            the origin, as features behind a ReLU have, is one large singular value and lowers it.
+        centred_effective_rank: RankMe of the features less their mean.
+        covariance_effective_rank: of the covariance matrix, from 1 to C, or 0; see :func:`effective_rank`. The only one of
+            the three that is of ``singular_values``.
         participation_ratio: from 1 to C, or 0; see :func:`participation_ratio`.
     """
 
     singular_values: Tensor
     effective_rank: float
+    centred_effective_rank: float
+    covariance_effective_rank: float
     participation_ratio: float
 
 
@@ -43,10 +49,16 @@ def feature_spectrum(features: Tensor) -> Spectrum:
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 images; there are {count}")
     mean, covariance = moments(features)
-    singular_values = _eigenvalues(covariance)
+    eigenvalues = _eigenvalues(covariance)  # (C,), also the singular values
     # the Gram matrix of the features as they are, from centred sums, so that large means cost no digits
     gram = count * (covariance + torch.outer(mean, mean))  # (C, C)
-    return Spectrum(singular_values, rankme(_eigenvalues(gram)[:count].sqrt()), participation_ratio(singular_values))
+    return Spectrum(
+        singular_values=eigenvalues,
+        effective_rank=rankme(_eigenvalues(gram)[:count].sqrt()),
+        centred_effective_rank=rankme((count * eigenvalues[:count]).sqrt()),
+        covariance_effective_rank=effective_rank(eigenvalues),
+        participation_ratio=participation_ratio(eigenvalues),
+    )
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,11 +81,11 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rankme(singular_values: Tensor) -> float:
-    """RankMe, the effective rank of Garrido et al., 2023 (equation 3), and of Roy and Vetterli, 2007.
+    """RankMe (Garrido et al., 2023, equation 3): the effective rank of a feature matrix, robust to what rounding leaves.
 
-    The exponential of the entropy of ``p = s / sum(s) + 1e-7``. RankMe takes the singular values ``s`` of the *feature
-    matrix* ``(N, C)`` as it is, neither centred nor scaled. The covariance matrix has the squares of those of the centred
-    matrix over N: the same formula on its spectrum gives another number, as a rule a smaller one.
+    The exponential of the entropy of ``p = s / sum(s) + 1e-7``, where ``s`` are the singular values of the *feature matrix*
+    ``(N, C)``, which RankMe takes neither centred nor scaled. The covariance matrix has the squares of those of the centred
+    matrix over N, so :func:`effective_rank` of its spectrum is another number.
 
     Args:
         singular_values: ``(min(N, C),)`` of the feature matrix, not below 0.
@@ -82,10 +94,20 @@ def rankme(singular_values: Tensor) -> float:
         From 1 (but for what epsilon adds) to ``min(N, C)``; 0 where all features are 0.
     """
     total = singular_values.sum()
-    if not total > 0:
-        return 0.0
-    p = singular_values / total + RANKME_EPSILON
-    return (-(p * p.log()).sum()).exp().item()
+    return _exp_entropy(singular_values / total + RANKME_EPSILON) if total > 0 else 0.0
+
+
+def effective_rank(eigenvalues: Tensor) -> float:
+    """Exponential of the entropy of normalised eigenvalues (Roy and Vetterli, 2007): C if all C are equal, 1 if one is left.
+
+    Args:
+        eigenvalues: ``(C,)``, not below 0.
+
+    Returns:
+        From 1 to C; 0 where all eigenvalues are 0.
+    """
+    total = eigenvalues.sum()
+    return _exp_entropy(eigenvalues / total) if total > 0 else 0.0
 
 
 def participation_ratio(eigenvalues: Tensor) -> float:
@@ -99,6 +121,10 @@ def participation_ratio(eigenvalues: Tensor) -> float:
     """
     squares = eigenvalues.square().sum()
     return (eigenvalues.sum().square() / squares).item() if squares > 0 else 0.0
+
+
+def _exp_entropy(p: Tensor) -> float:
+    return (-torch.xlogy(p, p).sum()).exp().item()  # 0 log 0 is 0
 
 
 def _eigenvalues(symmetric: Tensor) -> Tensor:

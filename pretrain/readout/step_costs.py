@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,23 +46,30 @@ class CountedStep:
     """What a step takes.
 
     Attributes:
-        cost: memory and multiply-adds, see :func:`pretrain.memory.step_cost`.
-        optimizer_bytes: state of the pretraining's own optimizer, which comes on top of ``cost.peak_bytes``.
+        cost: memory and multiply-adds, see :func:`pretrain.memory.step_cost`, but for ``optimizer_bytes``: these are of the
+            pretraining's own optimizer.
         unit_macs: multiply-adds of every local unit for one image, by its name, see :func:`pretrain.complexity.unit_macs`.
     """
 
     cost: StepCost
-    optimizer_bytes: int
     unit_macs: Mapping[str, int]
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """State of the pretraining's own optimizer, which comes on top of ``cost.peak_bytes``."""
+        return self.cost.optimizer_bytes
 
     def as_dict(self) -> dict[str, Any]:
         """All of it side by side, with ``largest_unit_macs``."""
-        return {**asdict(self.cost), "optimizer_bytes": self.optimizer_bytes, "unit_macs": dict(self.unit_macs),
-                "largest_unit_macs": max(self.unit_macs.values())}
+        return {**asdict(self.cost), "unit_macs": dict(self.unit_macs), "largest_unit_macs": max(self.unit_macs.values())}
 
 
 def recorded_step(
-    record: Mapping[str, Any], batch_size: int | None = None, image_size: int | None = None, recompute: str = "none"
+    record: Mapping[str, Any],
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    recompute: str = "none",
+    precision: str | None = None,
 ) -> RecordedStep:
     """A step of a pretraining, to be counted.
 
@@ -71,6 +78,7 @@ def recorded_step(
         batch_size: images a step; None for the pretraining's.
         image_size: side of the views in pixels; None for the pretraining's.
         recompute: mode of recomputation.
+        precision: of the forward passes; None for the pretraining's.
 
     Raises:
         ValueError: the record does not tell what is needed, no step trains the whole model, or the batch is too small.
@@ -91,7 +99,7 @@ def recorded_step(
                  soft_sharing=record.get("soft_sharing"), subsampling=settings.get("subsampling"), allow_untrained=True)
     optimizer = settings["optim_wrapper"]["optimizer"]
     return RecordedStep(json.dumps(model, sort_keys=True), json.dumps(optimizer, sort_keys=True),
-                        batch_size, image_size, recompute, settings["precision"])
+                        batch_size, image_size, recompute, precision or settings["precision"])
 
 
 @lru_cache
@@ -108,9 +116,9 @@ def count_step(step: RecordedStep) -> CountedStep:
         encoder = build_encoder(model["encoder"])
     units = build_units(model["rule"], encoder.stages, allow_untrained=True)
     macs = unit_macs(encoder, units, step.image_size)
-    moments = numbers_kept(json.loads(step.optimizer))
-    return CountedStep(cost, moments * cost.optimizer_bytes,  # which counts one number a parameter
-                       dict(zip(unit_names(units, encoder.stages), macs, strict=True)))
+    one_number = cost.optimizer_bytes  # a parameter, as step_cost counts
+    cost = replace(cost, optimizer_bytes=numbers_kept(json.loads(step.optimizer)) * one_number)
+    return CountedStep(cost, dict(zip(unit_names(units, encoder.stages), macs, strict=True)))
 
 
 def numbers_kept(optimizer: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from pretrain.decoders import Decoder
-from pretrain.methods import method_of_record
+from pretrain.methods import method_of_record, subsampling_label
 from pretrain.readout.averages import check_distinct, last_stage
 from pretrain.readout.columns import Column, column_order, column_titles, flat
 from pretrain.readout.recipes import CONFIGS, Recipe, architecture, recipe_of_model, recipe_of_record
@@ -34,7 +34,7 @@ PAPER_SETTINGS = ("temperature", "batch_size", "optim_wrapper", "decoder")
 AUGMENTATION = ("min_scale", "color_strength", "grayscale", "blur")  # wherever views are made
 
 
-class Split(NamedTuple):
+class Cutting(NamedTuple):
     """How an encoder is cut into blocks with a loss each.
 
     Attributes:
@@ -62,25 +62,19 @@ class Subsampling(NamedTuple):
     average_over: str = "all"
 
     def __str__(self) -> str:
-        on = "" if self.on == "both" else f" on {self.on}"
-        return f"T = {self.threshold:g}{on}" + self.unusual_mean
-
-    @property
-    def unusual_mean(self) -> str:
-        """What to add where the loss is not averaged as in the paper."""
-        return "" if self.average_over == "all" else f", mean over {self.average_over}"
+        return subsampling_label(*self)
 
 
 class Place(NamedTuple):
     """Where a result stands.
 
     Attributes:
-        split: the blocks.
+        cutting: the blocks.
         subsampling: None for plain SimCLR.
         column: all else.
     """
 
-    split: Split
+    cutting: Cutting
     subsampling: Subsampling | None
     column: Column
 
@@ -132,10 +126,10 @@ def fill_grid(runs: Sequence[ReadoutRun]) -> Grid:
     left_out = [_left_out(reason, others) for reason, others in reasons.items()]
     if not placed:
         raise ValueError("no linear readout of decoupled SimCLR among the results: " + "; ".join(left_out))
-    decoupled = {place.column for place, _ in placed if place.split.k > 1}
+    decoupled = {place.column for place, _ in placed if place.cutting.k > 1}
     cells: dict[Place, list[ReadoutRun]] = defaultdict(list)
     for place, run in placed:
-        wanted = _without_plain_conv(place.column) if place.split.k == 1 else None
+        wanted = _without_plain_conv(place.column) if place.cutting.k == 1 else None
         alike = [column for column in decoupled if _without_plain_conv(column) == wanted]
         for column in alike or [place.column]:
             cells[place._replace(column=column)].append(run)
@@ -160,7 +154,7 @@ def place_of(run: ReadoutRun) -> Place:
         raise ValueError(f"{KINDS[run.kind]} readouts, which tools/report_linear.py reports")
     if last_stage(run) not in run.accuracies:
         raise ValueError(f"readouts without an accuracy after the encoder's last stage, {last_stage(run)}")
-    return Place(_split_of(recipe, rule), _subsampling_of(run), _column_of(run, recipe))
+    return Place(_cutting_of(recipe, rule), _subsampling_of(run), _column_of(run, recipe))
 
 
 def shown_titles(columns: Sequence[Column]) -> dict[Column, str]:
@@ -200,12 +194,12 @@ def _left_out(reason: str, runs: Sequence[ReadoutRun]) -> str:
     return f"{runs[0].source}{others}: {reason}"
 
 
-def _split_of(recipe: Recipe, rule: Any) -> Split:
+def _cutting_of(recipe: Recipe, rule: Any) -> Cutting:
     inner = [unit.end for unit in recipe.units[:-1]]
     lengths = {end - start for start, end in pairwise([0, *inner, recipe.units[-1].end])}
     window = rule.get("window", 1) if isinstance(rule, Mapping) else 1
     k = len(recipe.units)
-    return Split(k, min(window, k), () if len(lengths) == 1 else tuple(inner))
+    return Cutting(k, min(window, k), () if len(lengths) == 1 else tuple(inner))
 
 
 def _subsampling_of(run: ReadoutRun) -> Subsampling | None:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 from pretrain.readout.averages import STAGES, averaging_warnings
 from pretrain.readout.columns import Column
 from pretrain.readout.runs import DATA_SETS, find_runs
+from pretrain.readout.sheets import FORMATS, Sheet, check_choice
 from pretrain.readout.subsampling_grid import Grid, departures, fill_grid, is_recorded, shown_titles
-from pretrain.readout.subsampling_layouts import Sheet, figure_3, figure_4, table_1, table_2
+from pretrain.readout.subsampling_layouts import figure_3, figure_4, table_1, table_2
 from pretrain.readout.subsampling_published import CIFAR10
 from pretrain.readout.subsampling_sources import PaperResults, our_sources, paper_sources
-from pretrain.tables import LATEX, MARKDOWN, Report, csv_table, json_table, latex_table, markdown_table
+from pretrain.tables import Report
 
 TABLES = {1: table_1, 2: table_2}
 FIGURES = {3: figure_3, 4: figure_4}
@@ -42,7 +43,7 @@ def subsampling_report(
         table: 1 or 2; None for those that there are results for.
         figure: 3 or 4 for that figure's values instead of a table.
         paper: whether to show the published numbers, too.
-        fmt: a key of :data:`FORMATS`: markdown, latex, csv or json.
+        fmt: a key of :data:`~pretrain.readout.sheets.FORMATS`: markdown, latex, csv or json.
         stages: a key of :data:`~pretrain.readout.averages.STAGES`.
 
     Returns:
@@ -54,20 +55,8 @@ def subsampling_report(
     _check_options(table, figure, fmt, stages)
     runs, passed_over = find_runs(paths)
     grid = fill_grid(runs)
-    every_stage = stages == "all"
-    if figure is not None:
-        shown = grid.columns
-        sources = [*our_sources(grid, every_stage), *([PaperResults(CIFAR10)] if paper else ())]
-        sheets = [FIGURES[figure](sources)]
-    else:
-        columns = {number: _columns_of(grid, number) for number in TABLES}
-        numbers = [table] if table else [number for number in TABLES if columns[number]]
-        if not any(columns[number] or paper for number in numbers):
-            there = ", ".join(sorted({column.data_set for column in grid.columns}))
-            raise ValueError(f"there are no results for Table {table}; those given are on {there}: try --table {3 - table}")
-        shown = [column for number in numbers for column in columns[number]]
-        sheets = [TABLES[number]([*our_sources(grid.only(columns[number]), every_stage),
-                                  *(paper_sources(number) if paper else ())]) for number in numbers]
+    make = partial(_tables, table=table) if figure is None else partial(_figure, figure=figure)
+    sheets, shown = make(grid, paper=paper, every_stage=stages == "all")
     kept = grid.only(shown)
     left_out = [*grid.left_out, *_elsewhere(grid, shown), *(_not_on_both(grid) if figure == 3 else ())]
     notes = _departures(kept)
@@ -77,13 +66,31 @@ def subsampling_report(
     return Report(FORMATS[fmt](sheets), warnings, notes)
 
 
+def _figure(grid: Grid, figure: int, paper: bool, every_stage: bool) -> tuple[list[Sheet], list[Column]]:
+    """A figure's values, and the columns of the grid that they are of."""
+    sources = [*our_sources(grid, every_stage), *([PaperResults(CIFAR10)] if paper else ())]
+    return [FIGURES[figure](sources)], grid.columns
+
+
+def _tables(grid: Grid, table: int | None, paper: bool, every_stage: bool) -> tuple[list[Sheet], list[Column]]:
+    """The table that is asked for, or those that there are results for, and the columns of the grid that are in them."""
+    columns = {number: _columns_of(grid, number) for number in TABLES}
+    numbers = [table] if table else [number for number in TABLES if columns[number]]
+    if not any(columns[number] or paper for number in numbers):
+        there = ", ".join(sorted({column.data_set for column in grid.columns}))
+        raise ValueError(f"there are no results for Table {table}; those given are on {there}: try --table {3 - table}")
+    sheets = [TABLES[number]([*our_sources(grid.only(columns[number]), every_stage),
+                              *(paper_sources(number) if paper else ())]) for number in numbers]
+    return sheets, [column for number in numbers for column in columns[number]]
+
+
 def _check_options(table: int | None, figure: int | None, fmt: str, stages: str) -> None:
     if table is not None and figure is not None:
         raise ValueError(f"--table {table} and --figure {figure} exclude each other; leave one out")
-    for name, value, known in (("table", table, TABLES), ("figure", figure, FIGURES), ("format", fmt, FORMATS),
-                               ("stages", stages, STAGES)):
-        if value is not None and value not in known:
-            raise ValueError(f"unknown {name} {value!r}; known are {', '.join(map(str, known))}")
+    check_choice("table", table, (None, *TABLES))
+    check_choice("figure", figure, (None, *FIGURES))
+    check_choice("format", fmt, FORMATS)
+    check_choice("stage", stages, STAGES)
 
 
 def _columns_of(grid: Grid, table: int) -> list[Column]:
@@ -110,7 +117,7 @@ def _without_baseline(grid: Grid) -> list[str]:
     titles, lacking = shown_titles(grid.columns), defaultdict(set)
     for place, runs in grid.runs.items():
         if place.subsampling and any(run.complete for run in runs) and place._replace(subsampling=None) not in grid.runs:
-            lacking[place.column].add(place.split)
+            lacking[place.column].add(place.cutting)
     return [f"no run of SimCLR with K = {'; '.join(map(str, sorted(lacking[column])))} in the column {titles[column]}: no "
             "differences there" for column in grid.columns if column in lacking]
 
@@ -119,40 +126,3 @@ def _departures(grid: Grid) -> list[str]:
     titles = shown_titles(grid.columns)
     return [f"{titles[column]}: {', '.join(lines)}" for column in grid.columns
             if is_recorded(column) and (lines := departures(column))]
-
-
-def _markdown(sheets: Sequence[Sheet]) -> str:
-    texts = []
-    for sheet in sheets:
-        header = [*sheet.label_titles, *(f"{title}: {heading}" for title, headings in sheet.groups for heading in headings)]
-        lines = [[*map(MARKDOWN.escaped, labels), *(text(MARKDOWN) for text in cells)] for labels, cells in sheet.lines]
-        texts.append(markdown_table(list(map(MARKDOWN.escaped, header)), lines))
-    return texts[0] if len(texts) == 1 else "\n".join(
-        f"**{sheet.name}**\n\n{text}" for sheet, text in zip(sheets, texts, strict=True))
-
-
-def _latex(sheets: Sequence[Sheet]) -> str:
-    texts = []
-    for sheet in sheets:
-        header = [*sheet.label_titles, *chain(*(headings for _, headings in sheet.groups))]
-        lines = [[*map(LATEX.escaped, labels), *(text(LATEX) for text in cells)] for labels, cells in sheet.lines]
-        groups = [(LATEX.escaped(title), len(headings)) for title, headings in sheet.groups]
-        texts.append(latex_table(list(map(LATEX.escaped, header)), lines, groups, labels=len(sheet.label_titles)))
-    return "\n".join(f"% {sheet.name}\n{text}" for sheet, text in zip(sheets, texts, strict=True))
-
-
-def _csv(sheets: Sequence[Sheet]) -> str:
-    rows = [row for sheet in sheets for row in sheet.numbers]
-    return csv_table(list(dict.fromkeys(key for row in rows for key in row)), rows)
-
-
-def _json(sheets: Sequence[Sheet]) -> str:
-    return json_table(row for sheet in sheets for row in sheet.numbers)
-
-
-FORMATS: Mapping[str, Callable[[Sequence[Sheet]], str]] = {
-    "markdown": _markdown,
-    "latex": _latex,
-    "csv": _csv,
-    "json": _json,
-}

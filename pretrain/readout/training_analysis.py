@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.config import Config
 
 from pretrain.memory import method_options
-from pretrain.readout.analysis_files import record_analysis
-from pretrain.readout.encoders import RANDOM, load_encoder
-from pretrain.readout.step_costs import count_step, recorded_step
+from pretrain.readout.analysis_files import Analysis, record_analysis
+from pretrain.readout.encoders import RANDOM, load_encoder, pretraining_image_size
+from pretrain.readout.step_costs import RecordedStep, count_step, recorded_step
 from pretrain.record import pretraining_record
 from pretrain.training_log import read_training_log
 from pretrain.work_dir import config_fingerprint
@@ -36,7 +36,8 @@ def analyze_kept(file: str, out: str | None = None, resume: bool = False) -> dic
     """
     origin = _pretraining_of(file, "kept")
     settings = dict(encoder=origin, seed=0)
-    return record_analysis("kept", file, settings, lambda: _kept_pairs(Path(file), origin["meta"]), out, resume)
+    return record_analysis(Analysis("kept", file, settings, out=out, resume=resume),
+                           lambda: _kept_pairs(Path(file), origin["meta"]))
 
 
 def _kept_pairs(file: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +70,12 @@ def _last_epoch(records: Sequence[Mapping[str, Any]], unit: str) -> dict[str, fl
 
 
 def analyze_memory(
-    file: str, batch_size: int | None = None, image_size: int | None = None, out: str | None = None, resume: bool = False
+    file: str,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    out: str | None = None,
+    resume: bool = False,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """What a pretraining step takes on one device, and how its computation is spread (Fournier et al., 2023, table 1).
 
@@ -79,6 +85,7 @@ def analyze_memory(
         image_size: side of the views in pixels; None for the pretraining's.
         out: file of the record; None to put it beside the checkpoint, or below ``work_dirs/readout`` for a config file.
         resume: do not repeat what is finished.
+        precision: of the forward passes, such as ``"bfloat16"``; None for the pretraining's.
 
     Returns:
         The record as it is written; docs/subsampling.md explains its fields. Nothing runs: all is counted on tensors
@@ -89,12 +96,22 @@ def analyze_memory(
     """
     origin, recompute = _pretraining_of_config(file) if file.endswith(".py") else (_pretraining_of(file, "memory"), "none")
     try:
-        step = recorded_step(origin["meta"], batch_size, image_size, recompute)
+        step = recorded_step(origin["meta"], batch_size, image_size, recompute, precision)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     settings = dict(encoder=origin, batch_size=step.batch_size, image_size=step.image_size, recompute=step.recompute,
                     precision=step.precision, seed=0)
-    return record_analysis("memory", file, settings, lambda: count_step(step).as_dict(), out, resume)
+    variant = _other_sizes(step, origin["meta"])
+    return record_analysis(Analysis("memory", file, settings, variant, out, resume), lambda: count_step(step).as_dict())
+
+
+def _other_sizes(step: RecordedStep, meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """What of a step is not as in its pretraining."""
+    trained = meta["settings"]
+    told = {f"batch{step.batch_size}": step.batch_size != trained["batch_size"],
+            f"{step.image_size}px": step.image_size != pretraining_image_size(meta),
+            step.precision: step.precision != trained["precision"]}
+    return tuple(word for word, differs in told.items() if differs)
 
 
 def _pretraining_of(file: str, what: str) -> dict[str, Any]:

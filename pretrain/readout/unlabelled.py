@@ -93,8 +93,9 @@ def _open_split(source: str | Mapping, data_root: str | Path, split: str | None)
     except ValueError as error:
         try:
             images = build_source(source, data_root)
-        except ValueError:
-            raise error from None
+        except ValueError as error_of_all:
+            # where no split is known by default, none is needed: then it counts why there are no images at all
+            raise (error_of_all if split is None else error) from None
         if images.splits is not None:  # by default this is not the test split, and nobody asked for it
             raise
         print_log(f"no test split found: all {len(images)} images of {images.description} are taken", logger="current")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import pytest
 import torch
 import torchvision
@@ -105,6 +107,28 @@ def test_truncated_foreign_and_absent_files_are_named(training_checkpoint, tmp_p
         with pytest.raises(CheckpointError, match=reason) as error:
             read_backbone(tmp_path / f"{name}.pth")
         assert f"{name}.pth" in str(error.value)
+
+
+def test_a_folder_is_told_with_its_newest_checkpoint(tmp_path):
+    """By the numbers in the names; a work directory is easily passed for what lies in it."""
+    with pytest.raises(CheckpointError, match=r"is a folder, .*; pass a checkpoint file$"):
+        read_backbone(tmp_path)
+    for name in ("epoch_9.pth", "epoch_10.pth", "epoch_10_iter_80.pth.partial"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"is a folder, .*; pass .*/epoch_10.pth$"):
+        read_backbone(tmp_path)
+
+
+def test_no_message_asks_for_unsafe_loading(tmp_path):
+    """Torch's advice to load without ``weights_only`` is not passed on; which class is in the way is."""
+    (tmp_path / "config.py").write_text("model = dict()")
+    (tmp_path / "run.json").write_text('{"config": {}}')
+    torch.save({"state_dict": {}, "when": PurePosixPath("a")}, tmp_path / "objects.pth")
+    for name, reason in [("config.py", "torch.save has not written it"), ("run.json", "torch.save has not written it"),
+                         ("objects.pth", "it holds objects of pathlib.*PurePosixPath, but only weights and plain data")]:
+        with pytest.raises(CheckpointError, match=reason) as error:
+            read_backbone(tmp_path / name)
+        assert "weights_only" not in str(error.value) and "Weights only" not in str(error.value)
 
 
 def test_files_from_before_batch_counters_load(tmp_path, encoder):

@@ -142,6 +142,10 @@ def test_bad_options_are_refused():
         LocalContrastiveLearner("resnet18", "loco", dict(conv_layers=1))
     with pytest.raises(ValueError, match="options of subsampling do not fit: .*'threshold'"):
         LocalContrastiveLearner("resnet18", "loco", subsampling=dict(on="positives"))
+    with pytest.raises(ValueError, match=r"no 'treshold', only threshold, on, average_over; did you mean 'threshold'\?"):
+        LocalContrastiveLearner("resnet18", "loco", subsampling=dict(treshold=0.5))
+    with pytest.raises(ValueError, match="subsampling is 0.5, but a dict of options is needed; there are threshold, on"):
+        LocalContrastiveLearner("resnet18", "loco", subsampling=0.5)
     with pytest.raises(ValueError, match="threshold of subsampling is 1.5"):
         LocalContrastiveLearner("resnet18", "loco", subsampling=dict(threshold=1.5))
     learner = LocalContrastiveLearner("resnet18", "simclr")

@@ -68,6 +68,10 @@ def test_ablations_are_told_apart(labels):
     (dict(rule="gim", subsampling=dict(threshold=-0.4)), Method("gim", "GIM, T = -0.4", subsampled=True)),
     (dict(rule="gim", settings=dict(subsampling=dict(threshold=0.0, on="negatives"))),
      Method("gim", "GIM, T = 0 on negatives", subsampled=True)),
+    (dict(rule="gim", subsampling=dict(threshold=0.5, average_over="kept")),
+     Method("gim", "GIM, T = 0.5, mean over kept", subsampled=True)),
+    (dict(rule="gim", settings=dict(subsampling=dict(threshold=0.5, on="positives", average_over="kept"))),
+     Method("gim", "GIM, T = 0.5 on positives, mean over kept", subsampled=True)),
     (dict(rule="gim", settings=dict(subsampling=None), soft_sharing=None), Method("gim", "GIM")),
 ])
 def test_method_of_options(options, method):

@@ -158,6 +158,7 @@ def test_float32_under_autocast():
     (dict(threshold=1.01), "threshold of subsampling is 1.01; .* from -1 to 1"),
     (dict(threshold=-2), "threshold of subsampling is -2; .* from -1 to 1"),
     (dict(threshold=float("nan")), "threshold of subsampling is nan"),
+    (dict(threshold=True), "threshold of subsampling is True"),
     (dict(threshold="0.3"), "threshold of subsampling is '0.3'"),
     (dict(threshold=0.0, on="positive"), "subsampling on 'positive' is unknown; choose of both, positives, negatives"),
     (dict(threshold=0.0, average_over="batch"), "average_over of subsampling is 'batch'; choose of all, kept"),

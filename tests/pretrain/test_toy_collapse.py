@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from pretrain.losses import NTXentLoss, SubsampledNTXentLoss
-from pretrain.toy_collapse import ToyProblem, compare_thresholds, descend, format_table, initial_state, spectrum
+from pretrain.toy_collapse import (
+    Descent,
+    ToyProblem,
+    compare_thresholds,
+    descend,
+    format_table,
+    initial_state,
+    largest_change,
+    spectrum,
+)
 
 FIELDS = {"singular_values", "kept_positive", "kept_negative", "loss_first", "loss_last"}
 SMALL = ToyProblem(dim=6, points=16, steps=50)
@@ -36,10 +46,11 @@ def test_noisy_dimensions_collapse_without_subsampling(results):
 
 
 def test_collapse_is_an_equilibrium():
-    """Descent without a threshold has come to rest: what is left of the gradient, relative to the weights, is rounding."""
-    problem = ToyProblem(steps=100)
+    """Descent without a threshold ends at rest: what is left of the gradient, relative to the weights, is rounding."""
+    problem = ToyProblem()
     views, weight = initial_state(problem)
-    descend(weight, views, SubsampledNTXentLoss(problem.temperature, None), problem)
+    descent = descend(weight, views, SubsampledNTXentLoss(problem.temperature, None), problem)
+    assert descent.steps == len(descent.losses) < 400 and descent.change < 0.01
     loss, _ = NTXentLoss(problem.temperature)(views @ weight.T)
     (gradient,) = torch.autograd.grad(loss, weight)
     assert gradient.norm() * weight.norm() < 1e-5
@@ -55,6 +66,16 @@ def test_subsampling_prevents_the_collapse(results):
     assert 0 == subsampled.loss_last < subsampled.loss_first
     moved = np.abs(np.subtract(subsampled.singular_values, start_spectrum(ToyProblem())))
     assert moved.max() > 0.02
+
+
+@pytest.mark.slow
+def test_the_default_steps_reach_the_equilibrium():
+    """A seed on which 200 steps are too few comes to rest, with all dimensions."""
+    problem = ToyProblem(seed=1)
+    views, weight = initial_state(problem)
+    descent = descend(weight, views, SubsampledNTXentLoss(problem.temperature, 0.8), problem)
+    assert 200 < descent.steps < problem.steps and descent.change == descent.losses[-1] == 0
+    assert (spectrum((views @ weight.T).detach()) > 0.1).all()
 
 
 def test_a_threshold_too_high_proves_nothing(results):
@@ -91,7 +112,7 @@ def test_losses_are_means_of_the_first_and_last_steps():
     problem = ToyProblem(dim=6, points=16, steps=70)
     result = compare_thresholds(problem, [])["none"]
     views, weight = initial_state(problem)
-    history = descend(weight, views, SubsampledNTXentLoss(problem.temperature, None), problem)
+    history = descend(weight, views, SubsampledNTXentLoss(problem.temperature, None), problem).losses
     assert len(history) == 70
     assert (result.loss_first, result.loss_last) == pytest.approx((np.mean(history[:50]), np.mean(history[20:])))
 
@@ -104,17 +125,38 @@ def test_table_has_a_column_for_every_threshold():
     assert {len(line) for line in lines} == {5}
     assert [line[0] for line in lines[2:]] == [
         *(f"singular value {number}" for number in range(1, 7)), "**below 0.01**", "positives kept", "negatives kept",
-        "loss, first steps", "loss, last steps",
+        "loss, first steps", "loss, last steps", "steps", "change in the last 100 steps",
     ]  # fmt: skip
     assert lines[8][2] == f"**{results['none'].collapsed} of 6**"
+    assert lines[-2][2:] == ["50"] * 3 and lines[-1][1:] == ["–"] * 4, "fewer steps than a change is told over"
 
 
-def test_descent_stops_at_rest():
-    """Where no gradient is left, weights and loss stay what they are."""
+def test_descent_stops_where_no_gradient_is_left():
+    """Weights and loss stay what they are."""
     views, weight = initial_state(SMALL)
     start = weight.detach().clone()
-    assert descend(weight, views, SubsampledNTXentLoss(SMALL.temperature, 1.0), SMALL) == [0.0] * SMALL.steps
+    descent = descend(weight, views, SubsampledNTXentLoss(SMALL.temperature, 1.0), SMALL)
+    assert descent == Descent([0.0] * SMALL.steps, 0, 0.0)
     assert torch.equal(weight, start)
+
+
+def test_descent_that_is_not_at_rest_is_told():
+    """The steps run out while a singular value still falls; the change is that of two descents of a hundred steps more."""
+    problem = ToyProblem(dim=6, points=16, steps=200, learning_rate=0.02)
+    loss, spectra = SubsampledNTXentLoss(problem.temperature, None), []
+    for steps in (100, 200):
+        views, weight = initial_state(problem)
+        descent = descend(weight, views, loss, replace(problem, steps=steps))
+        spectra.append(spectrum((views @ weight.T).detach()).numpy())
+    assert descent.steps == 200
+    assert descent.change == pytest.approx((np.abs(spectra[1] - spectra[0]) / spectra[0]).max(), rel=1e-5)
+    assert descent.change > 0.01
+
+
+def test_negligible_singular_values_do_not_disturb_rest():
+    """What rounding makes of zero changes at will."""
+    assert largest_change(torch.tensor([1.0, 0.5, 1e-9]), torch.tensor([1.0, 0.6, 5e-8])) == pytest.approx(0.2)
+    assert largest_change(torch.tensor([1.0, 1e-3]), torch.tensor([1.0, 1e-8])) == pytest.approx(0.999)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +194,17 @@ def test_tool_prints_json_alone(run_tool):
     expected = compare_thresholds(SMALL, [])["none"]
     assert found["none"]["singular_values"] == pytest.approx(expected.singular_values, abs=1e-4)
     assert found["none"]["loss_last"] == pytest.approx(expected.loss_last, rel=1e-4)
+
+
+def test_tool_takes_learning_rate_and_temperature(run_tool):
+    """Both reach the descent; a temperature that is none is refused."""
+    sizes = ("--dim", 6, "--points", 16, "--steps", 50, "--thresholds", 0.0)
+    finished = run_tool("toy_collapse", *sizes, "--learning-rate", 0.5, "--temperature", 0.2, "--format", "json")
+    expected = compare_thresholds(replace(SMALL, learning_rate=0.5, temperature=0.2), [0.0])
+    for name, result in json.loads(finished.stdout).items():
+        assert result["loss_last"] == pytest.approx(expected[name].loss_last, rel=1e-4)
+    refused = run_tool("toy_collapse", *sizes, "--temperature", 0)
+    assert refused.returncode == 2 and "temperature" in refused.stderr
 
 
 def test_tool_refuses_a_threshold_that_is_no_cosine(run_tool):

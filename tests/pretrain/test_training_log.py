@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pretrain.training_log import read_training_log
+from pretrain.training_log import find_training_logs, read_training_log
 from tests.pretrain.drawn_logs import draw_records, draw_run, logged_iterations, write_log
 
 
@@ -47,7 +47,11 @@ def test_a_start_that_logged_nothing_undoes_nothing(tmp_path):
     assert [record["iter"] for record in read_training_log(tmp_path).records] == [10, 20]
 
 
-@pytest.mark.parametrize("end", ['{"loss": 4.5, "it', "17\n", '{"accuracy/top1": 3.0, "step": 9}\n'])
+@pytest.mark.parametrize("end", [
+    '{"loss": 4.5, "it', "17\n", '{"accuracy/top1": 3.0, "step": 9}\n', '{"loss": 4.5, "iter": null, "epoch": 1}\n',
+    '{"loss": 4.5, "iter": 30, "epoch": "1"}\n', '{"loss": 4.5, "iter": 30.5, "epoch": 1}\n',
+    '{"loss": 4.5, "iter": 30, "epoch": 0}\n', '{"loss": null, "iter": 30, "epoch": 1}\n',
+])
 def test_lines_that_are_no_records_are_passed_over(tmp_path, end):
     """A line that was cut off by a kill, and whatever else a visualizer may write."""
     write_log(tmp_path, draw_records(["res5"], [10, 20], 100), end=end)
@@ -89,13 +93,36 @@ def test_a_run_without_record_has_no_config(tmp_path):
     assert read_training_log(write_log(tmp_path, draw_records(["res5"], [10], 100))).config == {}
 
 
+def test_scalars_that_are_no_numbers_are_left_out(tmp_path):
+    """The rest of their line stays."""
+    write_log(tmp_path, [dict(iter=1, epoch=1, loss=2.0, loss_res5=None), dict(iter=2, epoch=1, loss=1.0, loss_res5=1.0)])
+    log = read_training_log(tmp_path)
+    assert log.series("loss")[1] == [2.0, 1.0] and log.series("loss_res5")[1] == [1.0]
+
+
+def test_work_directories_are_found_below_folders(tmp_path):
+    """Recorded pretrainings that logged something, each once; logs of detectors and of no recorded run only where given."""
+    runs = [draw_run(tmp_path / name) for name in ("a/one", "a/two", "b")]
+    detector = write_log(tmp_path / "a/det/split_0", draw_records(["res5"], [10], 100))
+    (detector / "run.json").write_text(json.dumps({"config": {"model": {"type": "MaskRCNN"}}}))
+    bare = write_log(tmp_path / "a/bare", draw_records(["res5"], [10], 100))
+    empty = draw_run(tmp_path / "a/empty")
+    next(empty.glob("*/vis_data/scalars.json")).write_text("")
+    assert find_training_logs([tmp_path]) == runs
+    assert find_training_logs([runs[1], tmp_path / "a", bare]) == [runs[1], runs[0], bare]
+    with pytest.raises(ValueError, match="empty has no training log"):
+        find_training_logs([empty])
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
+        find_training_logs([tmp_path / "none"])
+
+
 def test_what_is_lacking_or_damaged_is_told(tmp_path):
     """No directory, no log, a damaged record: each with its path and a mend."""
     with pytest.raises(FileNotFoundError, match="nowhere does not exist; pass one that tools/pretrain.py wrote"):
         read_training_log(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no training log .* has run for at least one interval"):
         read_training_log(tmp_path)
-    for number, content in enumerate(["{", json.dumps([]), json.dumps({})]):
+    for number, content in enumerate(["{", json.dumps([]), json.dumps({}), json.dumps({"config": None})]):
         work_dir = write_log(tmp_path / str(number), draw_records(["res5"], [10], 100))
         (work_dir / "run.json").write_text(content)
         with pytest.raises(ValueError, match=r"run\.json is damaged .* delete it to do without"):

@@ -71,6 +71,34 @@ def test_rows_of_a_method_have_shades_and_data_sets_are_groups(tmp_path):
     assert legend == ["LoCo (100 epochs)", "LoCo (800 epochs)"]
 
 
+def test_panels_share_their_scale(tmp_path):
+    """AP of boxes and of masks can be compared by eye."""
+    write_runs(tmp_path, [make_run("loco", [40.0, 41.0], [10.0, 11.0])])
+    first, second = draw_ap([tmp_path]).figure.axes
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 41
+
+
+METHODS = ("random", "supervised", "simclr", "gim", "loco", "decoupled4", "decoupled8", "decoupled16", "_own",
+           "own $x_{ of a long name", "own2")
+
+
+@pytest.mark.parametrize("methods", [METHODS[:2], METHODS[:4], METHODS])
+def test_numbers_do_not_overlap_and_nothing_leaves_the_picture(tmp_path, methods):
+    """Where bars are narrow there are no numbers; every bar has its own look, and every method its place in the legend."""
+    write_runs(tmp_path, [make_run(method, [20.0 + place, 25.0], dataset=dataset)
+                          for place, method in enumerate(methods) for dataset in ("coco10k", "coco1k")])
+    figure = draw_ap([tmp_path]).figure
+    save_figure(figure, tmp_path / "ap")
+    for axis in figure.axes:
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+        assert len(boxes) == (0 if methods is METHODS else 2 * len(methods))
+        assert len({color for _, color, _ in bars(axis)}) == len(methods)
+        assert axis.get_window_extent().height > 1.2 * figure.dpi
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and len(figure.legends[0].get_texts()) == len(methods)
+
+
 def test_a_data_sets_own_ap_has_a_panel(tmp_path):
     """Cityscapes' official AP stands beside COCO's."""
     write_runs(tmp_path, [make_run("loco", BB, dataset="cityscapes", official=[1.0, 2.0, 3.0])])

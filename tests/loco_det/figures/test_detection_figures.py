@@ -117,7 +117,7 @@ def test_rows_are_images_and_columns_detectors(run, image_ids):
     assert [entry["detections"] for entry in numbers["detectors"]] == [counts, counts]
     assert numbers["ground_truth"] == [len(annotated_objects(detector, image_id)) for image_id in chosen]
     axes = drawing.figure.axes
-    assert [axis.get_title() for axis in axes[:3]] == ["ground truth", "LoCo\nloco", "LoCo\nloco"]
+    assert [axis.get_title() for axis in axes[:3]] == ["ground truth", "LoCo\nloco", "LoCo\nepoch_1"]
     assert [axis.get_ylabel() for axis in axes[::3]] == list(map(str, chosen))
     assert [len(axis.patches) for axis in axes] == [n for truth in numbers["ground_truth"] for n in (truth, 2, 2)]
     np.testing.assert_allclose(axes[1].patches[0].get_bbox().extents, found[chosen[0]].boxes[0], rtol=1e-5)
@@ -188,9 +188,25 @@ def test_bad_input(run, tmp_path):
 
 @pytest.mark.slow
 def test_the_tool_writes_the_figure(run, image_ids, tmp_path, run_tool):
-    """``tools/visualize.py detections`` writes both files and prints nothing but the numbers."""
+    """``tools/visualize.py detections`` writes its files, and prints nothing but their names and the caption."""
     arguments = ("--images", image_ids[0], "--score", 0.5, "--most", 1, "--out", tmp_path)
     finished = run_tool("visualize", "detections", run, *arguments)
     printed = json.loads(finished.stdout)
-    assert [Path(file).stat().st_size > 5000 for file in printed["files"]] == [True, True]
-    assert printed["figures"]["detections"]["numbers"]["images"] == image_ids[:1]
+    assert [Path(file).stat().st_size > 5000 for file in printed["files"]] == [True, True, False]
+    assert json.loads((tmp_path / "detections.json").read_text())["images"] == image_ids[:1]
+
+
+@pytest.mark.slow
+def test_an_image_in_which_nothing_is_found_says_so(run, image_ids, tmp_path, run_tool):
+    """The threshold and the best score stand in it, ground truth stays bare, and stderr says what to try."""
+    arguments = ("--images", *image_ids[:2], "--score", 1.0, "--out", tmp_path)
+    finished = run_tool("visualize", "detections", run, *arguments)
+    [detector] = json.loads((tmp_path / "detections.json").read_text())["detectors"]
+    best = predict(find_detector(run), image_ids[:2], 0.0, CPU)
+    assert detector["best_scores"] == pytest.approx([float(best[image_id].scores.max()) for image_id in image_ids[:2]])
+    assert detector["detections"] == [0, 0]
+    assert f"(best {max(detector['best_scores']):.2g}); try a lower --score" in finished.stderr
+    axes = draw_detections([run], image_ids[:2], score_threshold=1.0).figure.axes
+    texts = [[text.get_text() for text in axis.texts if "none" in text.get_text()] for axis in axes]
+    expected = [[f"none ≥ 1\n(best {score:.2g})"] for score in detector["best_scores"]]
+    assert texts == [[], expected[0], [], expected[1]]

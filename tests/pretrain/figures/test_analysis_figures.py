@@ -162,6 +162,37 @@ def test_kept_pairs_of_logs_and_of_analyses_are_drawn_alike(tmp_path):
     assert_equal_bytes(lambda: draw_kept([tmp_path / "run", tmp_path / "analysed"]), tmp_path / "figures")
 
 
+def test_lines_of_one_rule_are_told_apart(tmp_path):
+    """Twelve pretrainings of one rule that were set up differently, in folders of awkward names: no two look alike."""
+    for index in range(12):
+        write_probes(tmp_path, f"_a $x_{{$ {'long ' * 12}{index}", [1, 2, 3, 4 + index], ends=["res3.2"], rule="gim",
+                     max_epochs=index)
+    drawing = draw_probes([tmp_path])
+    lines = drawing.figure.axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
+    assert len(drawing.figure.legends[0].get_texts()) == 12
+    save_figure(drawing.figure, tmp_path / "probes")
+    box = drawing.figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= drawing.figure.bbox.x1 and box.y1 <= drawing.figure.bbox.y1
+    assert drawing.figure.axes[0].get_window_extent().height > drawing.figure.dpi
+
+
+def test_kept_pairs_are_found_below_folders(tmp_path):
+    """Logs and analyses below one folder are drawn; an analysis of a drawn run and a run on all pairs are left out."""
+    write_log(tmp_path / "a", kept_values(0))
+    write_log(tmp_path / "plain", kept_values(1), threshold=None)
+    write_kept(tmp_path / "analysed", kept_values(2), [0.5, 1.0, 1.5, 2.0, 2.5])
+    record = next((tmp_path / "analysed").rglob("analysis_kept*.json"))
+    own = json.loads(record.read_text()) | dict(checkpoint=str(tmp_path / "a/epoch_3.pth"))
+    (tmp_path / "a/epoch_3.readout").mkdir()
+    (tmp_path / "a/epoch_3.readout/analysis_kept.json").write_text(json.dumps(own))
+    drawing = draw_kept([tmp_path])
+    shares = [run["units"]["res2"]["positive"]["percent"] for run in drawing.numbers["runs"]]
+    np.testing.assert_allclose(shares, [100 * kept_values(seed)[1, 0] for seed in (0, 2)])
+    assert all(line.get_linestyle() == "--" for axis in drawing.figure.axes for line in axis.lines)
+    assert all(tick == round(tick) for tick in drawing.figure.axes[0].get_xticks())
+
+
 def test_bad_input(tmp_path):
     """Nothing to draw says what to run, and a pretraining on all pairs is not drawn as if it had kept none."""
     for what, draw in (("probes", draw_probes), ("spectrum", draw_spectrum), ("kept", draw_kept)):

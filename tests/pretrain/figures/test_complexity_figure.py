@@ -80,6 +80,9 @@ def test_memory_bars_are_the_counted_ratios():
     assert [f"#{''.join(f'{round(255 * c):02X}' for c in color[:3])}" for color in colors] == [
         METHOD_COLORS[method.split("_")[0]] for method, _ in costs]
     assert ax.get_ylabel().endswith("(×)")
+    [line] = [line for line in ax.lines if list(line.get_ydata()) == [1, 1]]
+    assert line.get_zorder() < min(patch.get_zorder() for patch in ax.patches)
+    assert len(ax.texts) == 6 and all(text.get_bbox_patch().get_facecolor() == (1, 1, 1, 1) for text in ax.texts)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from pretrain.figures.curves import draw_accuracy, draw_curves, draw_learning_rate, draw_throughput, group_runs
-from pretrain.figures.style import METHOD_COLORS, save_figure
+from pretrain.figures.style import METHOD_COLORS, figure_style, save_figure
 from pretrain.training_log import read_training_log
 from tests.pretrain.drawn_logs import UNITS, draw_records, draw_run, write_log
 
@@ -61,10 +61,81 @@ def test_axes_say_what_they_show(runs, draw, label):
 
 def test_learning_rate_and_throughput_are_the_logs(runs):
     """One line a run, with the log's values."""
-    for draw, name in ((draw_learning_rate, "lr"), (draw_throughput, "images_per_second")):
-        lines = shown(draw(runs))[0].lines
-        for work_dir, line in zip(runs, lines, strict=True):
-            np.testing.assert_array_equal(line.get_ydata(), read_training_log(work_dir).series(name)[1])
+    for work_dir, line in zip(runs, shown(draw_throughput(runs))[0].lines, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), read_training_log(work_dir).series("images_per_second")[1])
+    [line] = shown(draw_learning_rate(runs[:1]))[0].lines
+    np.testing.assert_array_equal(line.get_xydata(), np.transpose(read_training_log(runs[0]).series("lr")))
+    assert line.get_color() == METHOD_COLORS["simclr"]
+
+
+def legend_of(drawing):
+    return [text.get_text() for text in drawing.figure.legends[0].get_texts()]
+
+
+def test_equal_schedules_are_one_line(runs, tmp_path):
+    """However many runs follow it; what is another schedule is another line."""
+    drawing = draw_learning_rate(runs)
+    assert len(shown(drawing)[0].lines) == 1 and legend_of(drawing) == ["all 3 configs"]
+    assert [run["method"] for run in drawing.numbers["runs"]] == ["SimCLR", "GIM", "LoCo"]
+    longer = draw_run(tmp_path / "longer", "loco", epochs=3, max_epochs=3)
+    drawing = draw_learning_rate([*runs, longer])
+    assert [len(line.get_xdata()) for line in shown(drawing)[0].lines] == [4, 6]
+    assert legend_of(drawing) == ["3 configs: SimCLR; GIM; LoCo", "LoCo (longer)"]
+    assert max(line.get_linewidth() for line in shown(drawing)[0].lines) <= 3
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Twelve configs of one method, in folders of long and awkward names."""
+    return [draw_run(tmp_path / f"_a $x_{{$ <b>ü {'a_long_name_' * 5}{index}", max_epochs=2 + index) for index in range(12)]
+
+
+@pytest.mark.parametrize("draw", [draw_curves, draw_accuracy, draw_learning_rate, draw_throughput])
+def test_nothing_leaves_the_picture_and_panels_stay_large(many, draw):
+    """Titles and legends of many runs with long names."""
+    figure = draw(many).figure
+    with figure_style():
+        figure.draw_without_rendering()
+        texts = [text for legend in figure.legends for text in legend.get_texts()] + [ax.title for ax in figure.axes]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        sizes = [ax.get_window_extent().height / figure.dpi for ax in figure.axes]
+    assert len(boxes) >= 1 and min(sizes) > 1.1
+    for box in boxes:
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+    titles = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]
+    assert not any(one.overlaps(other) for index, one in enumerate(titles) for other in titles[:index])
+
+
+def test_runs_of_one_method_are_told_apart_in_one_panel(many):
+    """No two lines look alike, and the legend has them all, names that begin with an underscore included."""
+    drawing = draw_throughput(many)
+    looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in shown(drawing)[0].lines]
+    assert len(set(looks)) == 12 == len(legend_of(drawing))
+
+
+def test_folders_above_stand_for_the_runs_below(runs, tmp_path):
+    """All that they hold, each run once."""
+    assert [group.logs[0].work_dir for group in group_runs([runs[0], tmp_path])] == [
+        runs[0], tmp_path / "gim", tmp_path / "loco"]
+
+
+@pytest.mark.parametrize(("model", "loader", "told"), [
+    ({}, {"batch_size": 64}, "batch size (32, 64)"),
+    ({"subsampling": {"threshold": 0.0}}, {"batch_size": 32}, "threshold (none, 0)"),
+    ({}, {"batch_size": 32}, None),
+])
+def test_what_cannot_be_compared_is_told(tmp_path, model, loader, told):
+    """Losses of unlike batches and thresholds stand on one axis, so the caption warns."""
+    runs = [draw_run(tmp_path / "gim", "gim"), draw_run(tmp_path / "loco")]
+    for work_dir, options, batches in zip(runs, ({}, model), ({"batch_size": 32}, loader), strict=True):
+        record = json.loads((work_dir / "run.json").read_text())
+        record["config"]["model"].update(options)
+        record["config"]["train_dataloader"] = batches
+        (work_dir / "run.json").write_text(json.dumps(record))
+    warning = f" Values of runs that differ in {told} cannot be compared."
+    for draw in (draw_curves, draw_accuracy):
+        caption = draw(runs).caption
+        assert caption.endswith(warning) if told else "compared" not in caption
 
 
 def test_the_top_unit_has_the_methods_color(runs):

@@ -121,6 +121,19 @@ def test_random_weights_are_of_the_first_files_encoder(synthetic_root, tmp_path)
         ("GIM", 128, 24), ("random", 128, 24)]
 
 
+def test_checkpoints_of_one_run_are_told_apart(synthetic_root, tmp_path):
+    """Two epochs of a run have titles that differ, whatever the folder is called."""
+    encoder, _ = load_encoder("random", ENCODER, seed=5)
+    meta = dict(format=FORMAT, version=FORMAT_VERSION, encoder=ENCODER, rule="gim", settings={})
+    files = [tmp_path / "a $x_{$" / f"epoch_{epoch}.pth" for epoch in (3, 5)]
+    files[0].parent.mkdir()
+    for file in files:
+        torch.save(dict(state_dict=encoder.state_dict(), meta=meta), file)
+    drawing = draw(synthetic_root, [str(file) for file in files])
+    save_figure(drawing.figure, tmp_path / "figure")
+    assert [axis.get_title() for axis in drawing.figure.axes] == ["GIM\nepoch_3", "GIM\nepoch_5"]
+
+
 def test_bad_input(synthetic_root):
     """Unknown classes and stages list what there is; one class, or as many images as classes, is no embedding."""
     with pytest.raises(ValueError, match="has no class 'cat'; it has checkered_disc, "):

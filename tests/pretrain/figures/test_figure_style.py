@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -16,11 +18,13 @@ from pretrain.figures.style import (
     OTHER_COLORS,
     PNG_DPI,
     STYLE,
+    Drawing,
     figure_style,
+    line_styles,
     method_color,
     method_dashes,
-    method_hatch,
     new_figure,
+    save_drawing,
     save_figure,
     shades,
 )
@@ -109,6 +113,8 @@ def test_methods_are_told_apart_by_colour_blind_readers():
     for matrix in MISSING_CONES.values():
         seen = [lab(matrix @ linear(color)) for color in METHOD_COLORS.values()]
         assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 18
+        others = [lab(matrix @ linear(color)) for color in OTHER_COLORS]
+        assert min(np.linalg.norm(one - other) for one in others for other in seen) > 18
 
 
 def test_shades_run_from_light_to_full():
@@ -122,7 +128,32 @@ def test_shades_run_from_light_to_full():
 
 
 def test_subsampling_shows_beside_the_plain_rule():
-    """Of the same colour, but dashed or hatched."""
+    """Of the same colour, but dashed."""
     plain, subsampled = Method("gim", "GIM"), Method("gim", "GIM, T = 0", subsampled=True)
     assert method_dashes(plain) != method_dashes(subsampled)
-    assert method_hatch(plain) == "" != method_hatch(subsampled)
+
+
+def test_lines_of_one_figure_differ():
+    """Rules of one colour get marks and shades; all colours that are left for other rules, too; the rest stays plain."""
+    methods = [Method("gim", "GIM (a)"), Method("gim", "GIM (b)"), Method("gim", "GIM, T = 0", subsampled=True),
+               named_method("loco"), *(named_method(f"own{index}") for index in range(12))]
+    styles = line_styles(methods)
+    assert len({(to_rgb(style["color"]), style["linestyle"], style["marker"]) for style in styles}) == len(methods)
+    assert styles[0]["marker"] != styles[1]["marker"]
+    assert styles[2:4] == [dict(color=METHOD_COLORS["gim"], linestyle="--", marker=None),
+                           dict(color=METHOD_COLORS["loco"], linestyle="-", marker=None)]
+
+
+def test_numbers_are_standard_json(tmp_path):
+    """What is not finite is null, at any depth."""
+    with figure_style():
+        figure, _ = new_figure()
+    numbers = {"loss": [1.5, float("nan")], "by_unit": {"res5": (float("inf"), None, 2, "x")}}
+    files = save_drawing(Drawing(figure, "A caption.", numbers), tmp_path / "drawn")
+    assert [file.name for file in files] == ["drawn.png", "drawn.svg", "drawn.json"] and all(map(Path.exists, files))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads(files[2].read_text(), parse_constant=refuse)
+    assert content == {"loss": [1.5, None], "by_unit": {"res5": [None, None, 2, "x"]}}

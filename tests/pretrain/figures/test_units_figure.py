@@ -100,6 +100,16 @@ def test_no_text_overlaps_another_or_leaves_the_picture(models):
             assert width <= 0 or height <= 1.5, (text, other)  # a pixel or so of empty ascent may coincide
 
 
+def test_equal_rules_are_told_apart():
+    """Two pretrainings of one rule are called by where they come from; equal rules on other encoders stay as they are."""
+    models = [dict(encoder=SMALL, rule="gim", source="x/run"), dict(encoder=SMALL, rule="gim", source="y/run"),
+              dict(encoder="resnet18", rule="gim", source="z/run")]
+    drawing = draw_units(models)
+    assert [rule["method"] for rule in drawing.numbers["rules"]] == ["GIM (x)", "GIM (y)", "GIM"]
+    titles = [ax.texts[0].get_text().split("\n")[0] for ax in drawing.figure.axes]
+    assert titles == ["GIM (x)", "GIM (y)", "GIM"]
+
+
 def test_methods_have_their_colors():
     """The top unit's arrow in the full colour."""
     figure = draw_units([dict(encoder=SMALL, rule=rule) for rule in ("simclr", "gim", "loco")]).figure

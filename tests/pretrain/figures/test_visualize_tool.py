@@ -15,14 +15,21 @@ from tests.pretrain.drawn_logs import draw_run
 
 
 def check_files(finished, names, out):
-    """All figures are there as readable PNG and SVG files, and told on stdout with captions and numbers."""
+    """All figures are there as readable PNG and SVG files, and told on stdout with captions, their numbers beside them.
+
+    Returns:
+        The numbers by figure.
+    """
     assert finished.returncode == 0, finished.stderr
     told = json.loads(finished.stdout)
-    assert told["files"] == [str(out / f"{name}.{ending}") for name in names for ending in ("png", "svg")]
+    assert finished.stdout.count("\n") == 1 and set(told) == {"files", "captions"} and list(told["captions"]) == names
+    assert told["files"] == [str(out / f"{name}.{ending}") for name in names for ending in ("png", "svg", "json")]
+    numbers = {name: json.loads((out / f"{name}.json").read_text()) for name in names}
     for name in names:
         Image.open(out / f"{name}.png").verify()
         assert ET.parse(out / f"{name}.svg").getroot().tag.endswith("svg")
-        assert told["figures"][name]["caption"].endswith(".") and told["figures"][name]["numbers"]
+        assert told["captions"][name].endswith(".") and numbers[name]
+    return numbers
 
 
 def test_curves(run_tool, tmp_path):
@@ -37,8 +44,7 @@ def test_units(run_tool, tmp_path):
     """A config beside a work directory."""
     finished = run_tool("visualize", "units", "configs/pretrain/loco_resnet18_demo.py", draw_run(tmp_path / "run", "gim"),
                         "--out", tmp_path / "out")
-    check_files(finished, ["units"], tmp_path / "out")
-    rules = json.loads(finished.stdout)["figures"]["units"]["numbers"]["rules"]
+    rules = check_files(finished, ["units"], tmp_path / "out")["units"]["rules"]
     assert [rule["method"] for rule in rules] == ["LoCo", "GIM"]
 
 

@@ -27,9 +27,14 @@ def write(folder: Path, accuracy: float, meta: dict[str, Any], **options: Any) -
 
 
 def cells(*paths: Path, **options: Any) -> list[list[str]]:
-    """The cells of a Markdown table, line by line."""
-    lines = subsampling_report(paths, **options).text.splitlines()
+    """The cells of a Markdown table, line by line; what stands above the table is left out."""
+    lines = [line for line in subsampling_report(paths, **options).text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def legend(*paths: Path, **options: Any) -> list[str]:
+    """The lines above a Markdown table."""
+    return [line for line in subsampling_report(paths, **options).text.splitlines() if line and not line.startswith("|")]
 
 
 def numbers(*paths: Path, **options: Any) -> list[dict[str, Any]]:

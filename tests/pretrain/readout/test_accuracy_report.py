@@ -192,7 +192,7 @@ def test_csv_and_json_have_the_same_rows(results):
 @pytest.mark.parametrize("options, message", [
     (dict(number=2), "no accuracy table 2; known are 1, 4, 5, 7"),
     (dict(number=1, fmt="html"), "unknown format 'html'; known are markdown, latex, csv, json"),
-    (dict(number=1, stages="res5"), "unknown stages 'res5'; known are last, all"),
+    (dict(number=1, stages="res5"), "unknown stage 'res5'; known are last, all"),
 ])
 def test_unknown_options(results, options, message):
     """The choices there are, are named."""
@@ -207,6 +207,8 @@ def test_tool(results, run_tool, tmp_path):
     report = accuracy_report([results], 1, paper=True, fmt="csv")
     assert (done.returncode, done.stdout) == (0, report.text)
     assert [f"warning: {warning}" for warning in report.warnings] == done.stderr.splitlines()
+    refused = run_tool("report_linear", results, "--table", 1, "--stage", "res5")
+    assert refused.returncode == 2 and "argument --stage: invalid choice: 'res5'" in refused.stderr
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "result.json").write_text('{"kind": "lin')
     bad = tmp_path / "bad" / "result.json"

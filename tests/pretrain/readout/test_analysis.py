@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pretrain.encoders import build_encoder
+from pretrain.errors import RunFailedError
 from pretrain.readout.adam_probe import AdamLinearProbe
 from pretrain.readout.analysis import analyze_probes, analyze_spectrum
 from pretrain.readout.analysis_files import analysis_file, read_analyses
-from pretrain.readout.arguments import add_analysis_arguments, run_analyses
+from pretrain.readout.arguments import add_analysis_arguments, add_readout_arguments, run_analyses
 from pretrain.readout.cached_probe import CachedLinearProbe
 from pretrain.readout.encoders import EncoderChangedError, load_encoder
 from pretrain.readout.evaluate import Readout, read_out
@@ -58,11 +59,19 @@ def readout(file, root, **options) -> Readout:
     return Readout(**{**dict(file=str(file), source="folder", data_root=str(root), workers=0, device="cpu"), **options})
 
 
+def run_in_process(arguments, root) -> list[dict]:
+    """The records of tools/analyze.py without a process of its own, computed on the CPU."""
+    parser = argparse.ArgumentParser()
+    add_analysis_arguments(parser)
+    common = ["--data-root", root, "--workers", "0", "--device", "cpu"]
+    return json.loads(run_analyses(parser.parse_args([str(each) for each in (*arguments, *common)])))["runs"]
+
+
 def test_probes_say_how_accuracy_grows_with_depth(backbone, classes):
     """One record a block with its place in the encoder; beside the checkpoint, and the same as is returned."""
     method = CachedLinearProbe(batch_size=8, penalties=(1e-2,))
     record = analyze_probes(readout(backbone, classes), method)
-    written = backbone.with_name("epoch_2.readout") / "analysis_probes_colours.json"
+    written = backbone.with_name("epoch_2.readout") / "analysis_probes_colours_cached_penalties_0.01_.json"
     assert json.loads(written.read_text()) == json.loads(json.dumps(record))
     assert record["kind"] == "analysis_probes"
     assert (record["method"], record["checkpoint"]) == ("decoupled, K = 4, T = 0.3", str(backbone))
@@ -95,8 +104,8 @@ def test_spectrum_is_that_of_the_pooled_features(backbone, unlabelled):
     for point in record["points"]:
         expected = feature_spectrum(F.adaptive_avg_pool2d(maps[point["name"]], 1).flatten(1))
         np.testing.assert_allclose(point["singular_values"], expected.singular_values, rtol=1e-4, atol=1e-9)
-        assert point["effective_rank"] == pytest.approx(expected.effective_rank, rel=1e-4)
-        assert point["participation_ratio"] == pytest.approx(expected.participation_ratio, rel=1e-4)
+        for name in ("effective_rank", "centred_effective_rank", "covariance_effective_rank", "participation_ratio"):
+            assert point[name] == pytest.approx(getattr(expected, name), rel=1e-4)
 
 
 def test_spectrum_of_blocks_splits_and_subsets(backbone, classes, unlabelled):
@@ -156,7 +165,82 @@ def test_records_are_kept_resumed_and_never_overwritten_by_others(backbone, unla
     assert analyze_spectrum(readout(backbone, unlabelled))["duration_s"] >= 0
     for resume in (False, True):
         with pytest.raises(ValueError, match=r"other settings; differing keys: image_size, protocol.points; .*--out"):
-            analyze_spectrum(readout(backbone, unlabelled, image_size=24, resume=resume), points="blocks")
+            analyze_spectrum(readout(backbone, unlabelled, image_size=24, resume=resume, out=str(file)), points="blocks")
+
+
+@pytest.mark.parametrize(("what", "given", "name"), [
+    ("spectrum", [], "analysis_spectrum_colours.json"),
+    ("spectrum", ["--split", "val", "--image-size", "16", "--points", "stages"], "analysis_spectrum_colours.json"),
+    ("spectrum", ["--points", "blocks"], "analysis_spectrum_colours_blocks.json"),
+    ("spectrum", ["--split", "train", "--image-size", "24", "--seed", "3"],
+     "analysis_spectrum_colours_train_24px_seed3.json"),
+    ("spectrum", ["--limit", "4", "--seed", "3"], "analysis_spectrum_colours_4images_seed3.json"),
+    ("spectrum", ["--autocast", "bfloat16"], "analysis_spectrum_colours_bfloat16.json"),
+    ("probes", ["--epochs", "1"], "analysis_probes_colours_epochs1.json"),
+    ("probes", ["--epochs", "1", "--batch-size", "8"], "analysis_probes_colours_epochs1_batch_size8.json"),
+    ("probes", ["--train-split", "val", "--test-split", "train", "--epochs", "1"],
+     "analysis_probes_colours_val_train_epochs1.json"),
+])
+def test_analyses_of_one_checkpoint_have_files_of_their_own(what, given, name, backbone, classes):
+    """Named by what is not the default, whether it was given or not; the same settings have the same file."""
+    run_in_process([backbone, "--what", what, *given], classes)
+    assert [file.name for file in backbone.with_name("epoch_2.readout").iterdir()] == [name]
+
+
+def test_several_checkpoints_are_analyzed_in_several_ways(backbone, classes):
+    """Which --out, being one file, could not keep apart."""
+    other = shutil.copy(backbone, backbone.with_name("epoch_1.pth"))
+    for more in ([], ["--points", "blocks"], ["--split", "train"]):
+        assert len(run_in_process([backbone, other, "--what", "spectrum", *more], classes)) == 2
+    assert len(read_analyses([backbone.parent], "spectrum")) == 6
+
+
+def test_one_unsuitable_checkpoint_does_not_keep_the_others(backbone, unlabelled, capsys):
+    """It is told when its turn comes; the error at the end names it and holds what was found."""
+    damaged = backbone.with_name("epoch_1.pth")
+    damaged.write_bytes(backbone.read_bytes()[:1000])
+    last = shutil.copy(backbone, backbone.with_name("epoch_3.pth"))
+    with pytest.raises(RunFailedError, match=r"2 of 3 checkpoints were analyzed, but not \S*epoch_1.pth$") as error:
+        run_in_process([backbone, damaged, last, "--what", "spectrum"], unlabelled)
+    assert [run["checkpoint"] for run in json.loads(error.value.output)["runs"]] == [str(backbone), str(last)]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert line.startswith(f"{damaged} is left out: {damaged} is truncated")
+    with pytest.raises(ValueError, match="epoch_1.pth is truncated"):
+        run_in_process([damaged, "--what", "spectrum"], unlabelled)
+
+
+def test_the_encoder_option_is_for_files_that_do_not_tell_theirs(backbone, unlabelled, tmp_path, monkeypatch):
+    """Among several files; random takes it as well, or else that of the first file, and its view size."""
+    monkeypatch.chdir(tmp_path)  # where random's records go
+    bare = tmp_path / "bare.pth"
+    torch.save(build_encoder(dict(type="resnet18", width=8)).state_dict(), bare)
+    given = ["--encoder", "resnet18", "--encoder-options", "width=8"]
+    runs = run_in_process([backbone, bare, "random", "--what", "spectrum", *given], unlabelled)
+    assert [run["encoder"]["encoder"]["width"] for run in runs] == [4, 8, 8]
+    assert [run["image_size"] for run in runs] == [16, 224, 16]
+    runs = run_in_process([backbone, "random", "--what", "spectrum"], unlabelled)
+    assert [run["encoder"]["encoder"] for run in runs] == [TINY, TINY]
+    assert [run["image_size"] for run in runs] == [16, 16]
+    assert [run["encoder"]["file"] for run in runs] == ["epoch_2.pth", "random"]
+    with pytest.raises(ValueError, match=r"holds the encoder .*width=4\), but resnet18"):
+        run_in_process([backbone, "--what", "spectrum", *given], unlabelled)
+
+
+def test_what_the_batch_size_and_labels_are_for_is_told():
+    """The number that changes a result is not told as one that only fits images into memory."""
+    parsers = argparse.ArgumentParser(), argparse.ArgumentParser()
+    add_analysis_arguments(parsers[0])
+    add_readout_arguments(parsers[1])
+    analysis, readouts = (" ".join(parser.format_help().split()) for parser in parsers)
+    assert "of a step of Adam, where another number gives other accuracies (default: 256)" in analysis
+    assert "where a protocol takes steps (paper, adam, finetune), of a step" in readouts
+    assert "images need no labels (but stl10 and the like their label files" in analysis
+
+
+def test_a_folder_that_does_not_exist_is_told(backbone, tmp_path):
+    """Nobody is asked for splits within it."""
+    with pytest.raises(ValueError, match=r"^image folder \S*nope does not exist; .* with --data-root$"):
+        run_in_process([backbone, "--what", "spectrum"], tmp_path / "nope")
 
 
 def test_no_record_of_a_changed_encoder_is_written(backbone, unlabelled, monkeypatch):
@@ -206,6 +290,11 @@ def test_the_tool_looks_into_several_checkpoints(backbone, classes, run_tool):
         assert printed["what"] == what
         assert [run["checkpoint"] for run in printed["runs"]] == [str(backbone), str(other)]
         assert read_analyses([backbone.with_name("epoch_2.readout"), backbone.parent / "other"], what) == printed["runs"]
+    (backbone.parent / "torn.pth").write_bytes(backbone.read_bytes()[:1000])
+    finished = run_tool("analyze", backbone.parent / "torn.pth", *common, "--what", "spectrum")
+    assert finished.returncode == 1
+    assert [run["checkpoint"] for run in json.loads(finished.stdout)["runs"]] == [str(backbone), str(other)]
+    assert finished.stderr.splitlines()[-1].startswith("error: 2 of 3 checkpoints were analyzed, but not ")
 
 
 @pytest.mark.parametrize(
@@ -218,14 +307,30 @@ def test_the_tool_looks_into_several_checkpoints(backbone, classes, run_tool):
         (["none.pth", "--what", "kept"], "checkpoint none.pth does not exist"),
         (["resnet50-19c8e357.pth", "--what", "spectrum"], "get it from https://download.pytorch.org/models/"),
         (["--what", "spectrum", "--image-size", "4"], "image_size is 4; at least 8 pixels are needed"),
+        (["--what", "spectrum", "--batch-size", "0"], "batch_size is 0; it must be above 0"),
+        (["--what", "spectrum", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["configs/pretrain/loco.py", "--what", "kept"], "loco.py is a config, which --what memory alone takes"),
+        *[(["--what", what, option, value], f"{option} is no option of --what {what}; leave it out")
+          for what in ("kept", "memory")
+          for option, value in (("--encoder", "resnet18"), ("--encoder-options", "stem=small"), ("--data", "cifar10"),
+                                ("--data-options", "file=x"), ("--workers", "2"), ("--seed", "7"), ("--device", "cpu"))],
+        (["--what", "kept", "--image-size", "32"], "--image-size is no option of --what kept"),
+        (["--what", "kept", "--autocast", "bfloat16"], "--autocast is no option of --what kept"),
     ],
 )
 def test_options_that_do_not_fit_are_told(given, message, backbone, unlabelled):
     """Before any encoder runs."""
     parser = argparse.ArgumentParser()
     add_analysis_arguments(parser)
+    images = ["--data-root", str(unlabelled)] if {"probes", "spectrum"} & {*given} else []
     with pytest.raises(ValueError, match=message):
-        run_analyses(parser.parse_args([str(backbone), *given, "--data-root", str(unlabelled)]))
+        run_analyses(parser.parse_args([str(backbone), *given, *images]))
+
+
+def test_a_work_directory_is_not_a_checkpoint(backbone, unlabelled):
+    """The message names the checkpoint in it."""
+    with pytest.raises(ValueError, match=r"is a folder, but a checkpoint is needed; pass .*/epoch_2.pth$"):
+        run_in_process([backbone.parent, "--what", "spectrum"], unlabelled)
 
 
 @pytest.mark.slow

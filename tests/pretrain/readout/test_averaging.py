@@ -162,9 +162,8 @@ def test_a_folder_is_not_the_standard_set_of_its_name(tmp_path):
 
 def test_one_epoch_is_spelled_as_one(tmp_path):
     """In titles and where a pretraining is incomplete."""
-    for epoch in (0, 1):
-        meta = pretraining_record(SIMCLR, epoch, 1, encoder=dict(type="resnet50"), options={"param_scheduler": []})
-        write_result(tmp_path / f"{epoch}.json", 60.0, meta)
+    meta = pretraining_record(SIMCLR, 0, 1, encoder=dict(type="resnet50"), options={"param_scheduler": []})
+    write_result(tmp_path / "0.json", 60.0, meta)
     report = accuracy_report([tmp_path], 1)
     assert "CIFAR-10 linear, 1 epoch |" in report.text and "(incomplete: at 0 of 1 epoch)" in report.text
     assert "at 0 of 1 epoch:" in report.warnings[0]
@@ -202,16 +201,39 @@ def test_incomplete_pretraining_is_told_but_not_averaged(tmp_path):
     """An encoder from epoch 40 of 100 changes no mean; the cell and a warning say that it is there."""
     encoder = dict(type="resnet50")
     write_result(tmp_path / "done.json", 65.0, pretraining_record(SIMCLR, encoder=encoder))
-    write_result(tmp_path / "early.json", 50.0, pretraining_record(SIMCLR, 40, encoder=encoder))
+    write_result(tmp_path / "early.json", 50.0, pretraining_record(SIMCLR, 40, seed=1, encoder=encoder))
     write_result(tmp_path / "gim.json", 40.0, pretraining_record(GIM, 20, encoder=encoder))
     lines = table_lines([tmp_path], 1)
-    assert lines[4][3] == "65.0 (incomplete: at 40 of 100 epochs)"
+    assert lines[4][3] == "65.0 (+ 1 incomplete run left out)"
     assert lines[5][3] == "– (incomplete: at 20 of 100 epochs)"
     told = [f"{tmp_path / name} is of an incomplete pretraining, at {epoch} of 100 epochs: left out of the averages"
             for name, epoch in (("early.json", 40), ("gim.json", 20))]
     assert accuracy_report([tmp_path], 1).warnings == told
     gim = row_of(json_rows([tmp_path], 1), method="GIM", architecture="ResNet-50")
     assert (gim["mean"], gim["runs"], gim["incomplete_runs"]) == (None, 0, 1)
+
+
+def test_earlier_checkpoints_of_a_complete_run_do_not_make_it_incomplete(tmp_path):
+    """A pretraining that was read out along its way counts by its end alone; without an end it is one incomplete run."""
+    encoder = dict(type="resnet50")
+    for config, ends in ((SIMCLR, (20, 40, 100)), (GIM, (20, 40))):
+        for epoch in ends:
+            meta = pretraining_record(config, epoch, encoder=encoder)
+            write_result(tmp_path / f"{Path(config).stem}{epoch}.json", 60.0 + epoch / 100, meta)
+    lines = table_lines([tmp_path], 1)
+    assert lines[4][3] == "61.0"
+    assert lines[5][3] == "– (incomplete: at 40 of 100 epochs)"
+    warnings = accuracy_report([tmp_path], 1).warnings
+    end = tmp_path / f"{Path(SIMCLR).stem}100.json"
+    assert [f"at {epoch} of 100 epochs, of the pretraining of {end}: left out of the averages" in "".join(warnings)
+            for epoch in (20, 40)] == [True, True]
+    rows = json_rows([tmp_path], 1)
+    counts = [(row["runs"], row["incomplete_runs"]) for name in ("SimCLR", "GIM")
+              for row in [row_of(rows, method=name, architecture="ResNet-50")]]
+    assert counts == [(1, 0), (0, 1)]
+    for seed in (1, 2):
+        write_result(tmp_path / f"{seed}.json", 50.0, pretraining_record(SIMCLR, 40, seed=seed, encoder=encoder))
+    assert table_lines([tmp_path], 1)[4][3] == "61.0 (+ 2 incomplete runs left out)"
 
 
 def test_stages(tmp_path):

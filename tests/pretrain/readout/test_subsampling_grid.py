@@ -7,7 +7,7 @@ from statistics import stdev
 import pytest
 
 from pretrain.readout.subsampling_report import subsampling_report
-from tests.pretrain.readout.subsampled import ADAM, COLUMN, cells, numbers, short, write
+from tests.pretrain.readout.subsampled import ADAM, COLUMN, cells, legend, numbers, short, write
 from tests.pretrain.readout.written import record_of_config, write_random
 
 
@@ -25,9 +25,10 @@ def test_end_to_end_is_one_row_whatever_its_rule_and_projector(tmp_path):
     write(tmp_path, 44.0, short(4))
     write(tmp_path, 43.0, short(4, model__decoder__conv_blocks=0))
     lines = cells(tmp_path, figure=4)
-    assert [title for title in lines[0][1:] if title.endswith("none")] == [
-        f"{COLUMN}, pretraining: conv_blocks=plain_conv: none",
-        f"{COLUMN}, pretraining: conv_blocks=0, not the paper's settings: none"]
+    assert [title for title in lines[0][1:] if title.endswith("none")] == ["CIFAR-10 (1): none", "CIFAR-10 (2): none"]
+    assert legend(tmp_path, figure=4) == [
+        f"- CIFAR-10 (1): {COLUMN}, pretraining: conv_blocks=plain_conv",
+        f"- CIFAR-10 (2): {COLUMN}, pretraining: conv_blocks=0, not the paper's settings"]
     assert [line[1::4] for line in lines[2:]] == [["52.0 ± 2.0 (3 runs)"] * 2, ["44.0", "43.0"]]
     write(tmp_path, 30.0, short(1, seed=3, model__decoder__conv_blocks=1))  # which is there at the end, too
     means = {row["column"]: row["mean"] for row in numbers(tmp_path, figure=3) if row["k"] == 1 and row["runs"]}
@@ -87,11 +88,11 @@ def test_thresholds_have_rows_of_their_own(tmp_path):
         options = {f"model__subsampling__{key}": value for key, value in options.items()}
         write(tmp_path, 40.0 + number, short(1, "subsampled", **options))
     found = {row["method"]: (row["mean"], row["delta"]) for row in numbers(tmp_path) if row["k"] == 1}
-    assert found == {"SimCLR": (40.0, None), **{f"+ ours, {name}": (40.0 + number, float(number))
+    assert found == {"SimCLR": (40.0, None), **{f"+ subsampling, {name}": (40.0 + number, float(number))
                                                for number, name in enumerate(variants, start=1)}}
     published = {(row["k"], row["method"]): row["mean"] for row in numbers(tmp_path, paper=True)
                  if row["source"] == "paper" and row["data_set"] == "CIFAR-10"}
-    assert (published[1, "+ ours, T = 0"], published[1, "+ ours, T = 0.2"]) == (91.4, None)
+    assert (published[1, "+ subsampling, T = 0"], published[1, "+ subsampling, T = 0.2"]) == (91.4, None)
 
 
 def test_blocks_that_the_paper_does_not_have(tmp_path):
@@ -100,8 +101,8 @@ def test_blocks_that_the_paper_does_not_have(tmp_path):
              "2, cut at 3": dict(type="decoupled", cuts=[3]), "1 (E2E)": dict(type="decoupled", k=1, window=3)}
     for number, rule in enumerate(rules.values()):
         write(tmp_path, 40.0 + number, short(4, model__rule=dict(_delete_=True, **rule)))
-    found = {row["split"]: row["mean"] for row in numbers(tmp_path, figure=4) if row["runs"]}
-    assert found == {split: 40.0 + number for number, split in enumerate(rules)}
+    found = {row["cuts"]: row["mean"] for row in numbers(tmp_path, figure=4) if row["runs"]}
+    assert found == {cuts: 40.0 + number for number, cuts in enumerate(rules)}
 
 
 def test_incomplete_runs_are_told_and_left_out(tmp_path):
@@ -114,7 +115,7 @@ def test_incomplete_runs_are_told_and_left_out(tmp_path):
     told = f"{unfinished} is of an incomplete pretraining, at 2 of 5 epochs: left out of the averages"
     assert told in report.warnings
     accuracies = {line[0]: line[2] for line in cells(tmp_path) if line[1] == "SimCLR"}
-    assert accuracies["4"] == "45.0 (incomplete: at 3 of 5 epochs)"
+    assert accuracies["4"] == "45.0 (+ 1 incomplete run left out)"
     assert accuracies["8"] == "– (incomplete: at 2 of 5 epochs)"
 
 

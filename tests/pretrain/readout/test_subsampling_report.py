@@ -14,11 +14,14 @@ from pretrain.complexity import unit_macs
 from pretrain.encoders import build_encoder
 from pretrain.local_units import build_units
 from pretrain.memory import step_cost
+from pretrain.readout.averages import STAGES
+from pretrain.readout.sheets import FORMATS
 from pretrain.readout.subsampling_costs import cost_of_record
 from pretrain.readout.subsampling_published import CIFAR10, FASHION_MNIST, RESULTS, STL10, Cost
-from pretrain.readout.subsampling_report import FORMATS, subsampling_report
+from pretrain.readout.subsampling_report import FIGURES, TABLES, subsampling_report
+from pretrain.readout.subsampling_sources import PaperResults
 from tests.conftest import assert_one_line_error
-from tests.pretrain.readout.subsampled import COLUMN, cells, numbers, short, write
+from tests.pretrain.readout.subsampled import COLUMN, cells, legend, numbers, short, write
 from tests.pretrain.readout.tables import row_of
 from tests.pretrain.readout.written import record_of_config
 
@@ -54,19 +57,20 @@ def test_table_1(tmp_path):
     report = subsampling_report([tmp_path])
     assert report.warnings == report.notes == []
     assert cells(tmp_path) == [
-        ["K", "Method", *(f"{COLUMN}, T = 0: {name}" for name in ("Accuracy", "Max MACs", "Memory"))],
+        ["K", "Method", "Accuracy", "Max MACs", "Memory"],
         ["---"] * 5,
         ["1 (E2E)", "SimCLR", accuracy(1, "simclr"), *costs(1, "simclr")],
-        ["1 (E2E)", "+ ours", "–", "–", "–"],
+        ["1 (E2E)", "+ subsampling", "–", "–", "–"],
         ["2", "SimCLR", accuracy(2, "simclr"), *costs(2, "simclr")],
-        ["2", "+ ours", accuracy(2, "subsampled"), *costs(2, "subsampled")],
+        ["2", "+ subsampling", accuracy(2, "subsampled"), *costs(2, "subsampled")],
         ["4", "SimCLR", "–", "–", "–"],
-        ["4", "+ ours", "–", "–", "–"],
+        ["4", "+ subsampling", "–", "–", "–"],
         ["8", "SimCLR", "–", "–", "–"],
-        ["8", "+ ours", "–", "–", "–"],
+        ["8", "+ subsampling", "–", "–", "–"],
         ["16", "SimCLR", "–", "–", "–"],
-        ["16", "+ ours", "–", "–", "–"],
+        ["16", "+ subsampling", "–", "–", "–"],
     ]
+    assert legend(tmp_path) == [f"{COLUMN}, T = 0"]
     assert accuracy(2, "subsampled") == "46.2 ± 1.0 (+1.6) (3 runs)", "worked out by hand"
 
 
@@ -75,13 +79,13 @@ def test_table_2(tmp_path):
     write(tmp_path, 80.0, short(8, data="fashion_mnist"), source="fashion_mnist")
     write(tmp_path, 81.5, short(8, "subsampled", "fashion_mnist"), source="fashion_mnist")
     column = "Fashion-MNIST linear (Adam), ResNet-18 (stem=stl, width=16), 5 epochs, T = 0.3"
-    head = ["K", f"{column}: SimCLR", f"{column}: + ours"]
-    table = [head, ["---"] * 3, ["1 (E2E)", "–", "–"], ["8", "80.0", "81.5 (+1.5)"]]
+    table = [["K", "SimCLR", "+ subsampling"], ["---"] * 3, ["1 (E2E)", "–", "–"], ["8", "80.0", "81.5 (+1.5)"]]
     assert cells(tmp_path) == cells(tmp_path, table=2) == table
+    assert legend(tmp_path) == [column]
     with pytest.raises(ValueError, match="no results for Table 1; those given are on Fashion-MNIST: try --table 2"):
         subsampling_report([tmp_path], table=1)
     write(tmp_path, 50.0, short(4))
-    assert subsampling_report([tmp_path]).text.split("\n\n")[::2] == ["**Table 1**", "**Table 2**"]
+    assert [line for line in legend(tmp_path) if line.startswith("**")] == ["**Table 1**", "**Table 2**"]
     assert cells(tmp_path, table=2) == table
     assert subsampling_report([tmp_path], table=2).warnings == ["not in this table: 1 result on CIFAR-10"]
     assert {row["table"] for row in numbers(tmp_path)} == {"Table 1", "Table 2"}
@@ -91,15 +95,15 @@ def test_stages(tmp_path):
     """A column for every stage, the costs once behind them."""
     write(tmp_path, 45.0, short(4))
     lines = cells(tmp_path, stages="all")
-    assert [title.rpartition(": ")[2] for title in lines[0][2:]] == ["res2", "res3", "res4", "res5", "Max MACs", "Memory"]
+    assert lines[0][2:] == ["res2", "res3", "res4", "res5", "Max MACs", "Memory"]
     assert lines[4][2:6] == ["42.0", "43.0", "44.0", "45.0"]
 
 
 @pytest.mark.parametrize("options, message", [
     (dict(fmt="html"), "unknown format 'html'; known are markdown, latex, csv, json"),
-    (dict(stages="res5"), "unknown stages 'res5'; known are last, all"),
-    (dict(table=3), "unknown table 3; known are 1, 2"),
-    (dict(figure=1), "unknown figure 1; known are 3, 4"),
+    (dict(stages="res5"), "unknown stage 'res5'; known are last, all"),
+    (dict(table=3), "unknown table 3; known are .*1, 2"),
+    (dict(figure=1), "unknown figure 1; known are .*3, 4"),
     (dict(table=1, figure=3), "exclude each other"),
 ])
 def test_unknown_options(tmp_path, options, message):
@@ -118,7 +122,7 @@ def test_figure_3(tmp_path):
     write(tmp_path, 40.0, short(8))
     write(tmp_path, 10.0, short(8, "subsampled", model__subsampling__on="positives"))
     assert [line[:3] for line in cells(tmp_path, figure=3)] == [
-        ["K", "T", f"{COLUMN}: Accuracy"], ["---"] * 3, ["8", "-1 (SimCLR)", "40.0"], ["8", "-0.4", "44.6 (+4.6)"],
+        ["K", "T", "Accuracy"], ["---"] * 3, ["8", "-1 (SimCLR)", "40.0"], ["8", "-0.4", "44.6 (+4.6)"],
         ["8", "0", "45.0 (+5.0)"], ["8", "0.2", "45.2 (+5.2)"]]
     assert [row["threshold"] for row in numbers(tmp_path, figure=3)] == [-1.0, -0.4, 0.0, 0.2]
     assert subsampling_report([tmp_path], figure=3).warnings == [
@@ -136,7 +140,9 @@ def test_figure_4(tmp_path):
             write(tmp_path, value - k, meta)
     write(tmp_path, 30.0, short(8, "subsampled", model__subsampling__threshold=0.5))
     lines = cells(tmp_path, figure=4)
-    assert lines[0] == ["K", *(f"{COLUMN}, T = {threshold}: {on}" for threshold in ("0", "0.5") for on in values)]
+    assert lines[0] == ["K", *(f"CIFAR-10, T = {threshold}: {on}" for threshold in ("0", "0.5") for on in values)]
+    assert legend(tmp_path, figure=4) == [f"- CIFAR-10, T = {threshold}: {COLUMN}, T = {threshold}"
+                                          for threshold in ("0", "0.5")]
     assert lines[2] == ["4", "36.0", "37.0 (+1.0)", "38.0 (+2.0)", "39.0 (+3.0)", "36.0", "–", "–", "–"]
     assert lines[3] == ["8", "32.0", "33.0 (+1.0)", "34.0 (+2.0)", "35.0 (+3.0)", "32.0", "–", "–", "30.0 (-2.0)"]
     paper = {(row["k"], row["method"]): row["mean"] for row in numbers(tmp_path, figure=4, paper=True)
@@ -158,17 +164,17 @@ def test_published_numbers():
     """
     stated = " ".join(test_published_numbers.__doc__.split())
     assert [results.threshold for results in RESULTS] == [0.0, -0.4, 0.3]
-    assert [tuple(results.simclr) for results in RESULTS] == [tuple(results.ours) for results in RESULTS] == [
+    assert [tuple(results.simclr) for results in RESULTS] == [tuple(results.subsampled) for results in RESULTS] == [
         (1, 4, 8, 16), (1, 4, 8, 16), (1, 8)]
     for k in (1, 4, 8, 16):
-        simclr, ours = (f"{value} ± {std}" for value, std in (CIFAR10.simclr[k], CIFAR10.ours[k]))
+        simclr, ours = (f"{value} ± {std}" for value, std in (CIFAR10.simclr[k], CIFAR10.subsampled[k]))
         cost, other = CIFAR10.costs[k], STL10.costs[k]
         macs = f"{cost.max_macs / 1e9:.3g} G" if k == 1 else f"{cost.max_macs / 1e6:.3g} M"
         first = f"K = {k} " + ("SimCLR " if k == 1 else "") + f"{simclr}, " + ("ours " if k == 1 else "")
-        assert f"{first}{ours}, {macs}, {cost.memory_bytes / 1e9:.1f} GB | {STL10.simclr[k][0]}, {STL10.ours[k][0]}, " \
-               f"{other.max_macs / 1e9:.3g} G, {other.memory_bytes / 1e9:.1f} GB" in stated
+        assert (f"{first}{ours}, {macs}, {cost.memory_bytes / 1e9:.1f} GB | {STL10.simclr[k][0]}, "
+                f"{STL10.subsampled[k][0]}, {other.max_macs / 1e9:.3g} G, {other.memory_bytes / 1e9:.1f} GB") in stated
     for k in (1, 8):
-        pair = (FASHION_MNIST.simclr[k], FASHION_MNIST.ours[k])
+        pair = (FASHION_MNIST.simclr[k], FASHION_MNIST.subsampled[k])
         assert f"K = {k} " + ", ".join(f"{value} ± {std}" for value, std in pair) in stated
 
 
@@ -177,10 +183,28 @@ def test_published_tables_beside_ours(tmp_path):
     write(tmp_path, 45.0, short(4))
     lines = cells(tmp_path, paper=True)
     assert lines[2][-6:] == ["92.1 ± 0.2 (5 runs)", "1.31 G", "13.5 GB", "87.6", "17.1 G", "16.7 GB"]
-    assert lines[-1] == ["16", "+ ours", "–", "–", "–", "87.1 ± 0.4 (5 runs)", "123 M", "5.6 GB", "78.8", "1.69 G", "6.1 GB"]
+    assert lines[-1] == ["16", "+ subsampling", "–", "–", "–", "87.1 ± 0.4 (5 runs)", "123 M", "5.6 GB",
+                         "78.8", "1.69 G", "6.1 GB"]
     assert lines[6][-1] == "7.0 GB"
     assert cells(tmp_path, table=2, paper=True)[2:] == [["1 (E2E)", "91.3 ± 0.1 (5 runs)", "90.3 ± 0.2 (5 runs)"],
                                                         ["8", "87.2 ± 0.3 (5 runs)", "88.2 ± 0.3 (5 runs)"]]
+
+
+def test_headings_are_short_and_every_title_is_told_once(tmp_path):
+    """Groups of columns are told apart by short names, numbered where they would be called alike, with a legend above."""
+    write(tmp_path, 45.0, short(4))
+    write(tmp_path, 44.0, short(4, model__temperature=0.1))
+    header = cells(tmp_path, paper=True)[0]
+    names = ["CIFAR-10 (1)", "CIFAR-10 (2)", "paper, CIFAR-10", "paper, STL-10"]
+    assert header == ["K", "Method", *(f"{name}: {heading}" for name in names for heading in
+                                       ("Accuracy", "Max MACs", "Memory"))]
+    lines = legend(tmp_path, paper=True)
+    assert [line.partition(": ")[0] for line in lines] == [f"- {name}" for name in names]
+    assert all(line.startswith("- CIFAR-10") and COLUMN in line for line in lines[:2])
+    assert "temperature=0.5" in lines[0] + lines[1] and "temperature=0.1" in lines[0] + lines[1]
+    assert lines[2].endswith(f": {PaperResults(CIFAR10).title}, T = 0")
+    text = subsampling_report([tmp_path], paper=True).text
+    assert all(text.count(line.partition(": ")[2]) == 1 for line in lines)
 
 
 def test_costs():
@@ -248,6 +272,9 @@ def test_tool(results, run_tool, tmp_path):
     report = subsampling_report([results], 1, paper=True, fmt="csv")
     assert (done.returncode, done.stdout) == (0, report.text)
     assert done.stderr.splitlines() == [f"warning: {line}" for line in report.warnings]
-    assert set(FORMATS) == {"markdown", "latex", "csv", "json"}
+    for option, known in {"format": FORMATS, "stage": STAGES, "table": TABLES, "figure": FIGURES}.items():
+        refused = run_tool("report_subsampling", results, f"--{option}", "res5")
+        assert refused.returncode == 2 and f"argument --{option}: invalid" in refused.stderr
+        assert all(repr(choice) in refused.stderr or f"{choice}" in refused.stderr for choice in known)
     (tmp_path / "empty").mkdir()
     assert_one_line_error(run_tool("report_subsampling", tmp_path / "empty"), "no readout results below")

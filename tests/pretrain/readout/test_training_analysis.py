@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict
 
@@ -15,7 +16,8 @@ from pretrain.encoders import build_encoder
 from pretrain.local_units import build_units
 from pretrain.memory import step_cost
 from pretrain.readout.analysis_files import analysis_file
-from pretrain.readout.step_costs import numbers_kept
+from pretrain.readout.arguments import add_analysis_arguments, run_analyses
+from pretrain.readout.step_costs import count_step, numbers_kept, recorded_step
 from pretrain.readout.training_analysis import analyze_kept, analyze_memory
 from pretrain.record import pretraining_record
 from tests.conftest import ROOT
@@ -102,6 +104,8 @@ def test_memory_is_that_of_the_recorded_step(tmp_path):
     cost = step_cost(encoder, model, 2 * 256, 32)
     assert (record["batch_size"], record["image_size"], record["precision"]) == (256, 32, "float32")
     assert {**asdict(cost), "optimizer_bytes": 2 * cost.optimizer_bytes}.items() <= record.items()
+    counted = count_step(recorded_step(record["encoder"]["meta"]))
+    assert counted.optimizer_bytes == counted.cost.optimizer_bytes == record["optimizer_bytes"]  # one number of one meaning
     assert record["peak_bytes"] == record["parameter_bytes"] + record["gradient_bytes"] + record["activation_bytes"]
     built = build_encoder(encoder)
     macs = unit_macs(built, build_units(model["rule"], built.stages), 32)
@@ -124,6 +128,23 @@ def test_sizes_can_be_overridden(tmp_path):
         analyze_memory(checkpoint, 8, 24, str(tmp_path / "8.json"))
     with pytest.raises(ValueError, match="batch size is 1; a contrastive step needs at least 2 images"):
         analyze_memory(checkpoint, 1)
+
+
+def test_every_size_and_precision_has_a_record_of_its_own(tmp_path):
+    """Through the tool's arguments; bfloat16 halves the activations of a pretraining in float32."""
+    checkpoint = str(write_checkpoint(tmp_path))
+    parser = argparse.ArgumentParser()
+    add_analysis_arguments(parser)
+    records = {}
+    for given in ("", "--batch-size 512", "--batch-size 512 --image-size 16", "--autocast bfloat16"):
+        printed = run_analyses(parser.parse_args([checkpoint, "--what", "memory", *given.split()]))
+        (records[given],) = json.loads(printed)["runs"]
+    plain, *_, half = records.values()
+    assert (plain["precision"], half["precision"]) == ("float32", "bfloat16")
+    assert half["account"]["activations"] < 0.6 * plain["account"]["activations"]
+    assert {file.name for file in (tmp_path / "epoch_2.readout").iterdir()} == {
+        "analysis_memory.json", "analysis_memory_batch512.json", "analysis_memory_batch512_16px.json",
+        "analysis_memory_bfloat16.json"}
 
 
 @pytest.mark.slow

@@ -1,0 +1,45 @@
+"""Objects made of a config's options, with messages that name options as users write them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, Any], *args: Any) -> T:
+    """``make(*args, **options)``.
+
+    Args:
+        what: what the options are of, for messages.
+        make: a class or function whose parameters are known by name; what a ``functools.partial`` has set is no option.
+        options: of a config.
+        args: its first arguments, which are no options.
+
+    Raises:
+        ValueError: there is no such option (the message lists those there are), one is missing, or one is of a wrong type.
+    """
+    known = _options_of(make, len(args))
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{what} is {options!r}, but a dict of options is needed; there are {', '.join(known)}")
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        raise ValueError(f"options of {what} do not fit: there is no {unknown[0]!r}, only {', '.join(known) or 'none'}"
+                         + (f"; did you mean {near[0]!r}?" if near else ""))
+    missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in options]
+    if missing:
+        raise ValueError(f"options of {what} do not fit: {', '.join(map(repr, missing))} must be given")
+    try:
+        return make(*args, **options)
+    except TypeError as error:
+        raise ValueError(f"options of {what} do not fit: {error}") from error
+
+
+def _options_of(make: Callable, taken: int) -> dict[str, inspect.Parameter]:
+    """The parameters of ``make`` by name, but for the first ``taken`` ones and those that a partial has set."""
+    parameters = list(inspect.signature(make).parameters.values())[taken:]
+    return {parameter.name: parameter for parameter in parameters if parameter.name not in getattr(make, "keywords", {})}
