@@ -1,7 +1,7 @@
 """Weighted k-nearest-neighbour classification with a frozen encoder's features, stage by stage.
 
-    python tools/knn_eval.py work_dirs/pretrain/mine/epoch_100.pth --data cifar10 --data-root data --image-size 32
-    python tools/knn_eval.py random --encoder resnet18 --encoder-options stem=small --data cifar10 --image-size 32
+    python tools/knn_eval.py work_dirs/pretrain/mine/epoch_100.pth --data cifar10 --data-root data/cifar10 --image-size 32
+    python tools/knn_eval.py random --encoder resnet18 --encoder-options stem=small --data-root my/classes --image-size 32
 
 The result is printed on stdout as JSON and written beside the checkpoint. docs/readout.md explains protocols and fields.
 """

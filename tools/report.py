@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
+from loco_det.html_report import DEFAULT_GALLERY
 from pretrain.cli import command, tool_parser
 
 
@@ -23,7 +24,7 @@ def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("directories", nargs="+", metavar="DIR", help="work directories, or folders above several")
     parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--gallery", type=int, default=4, metavar="N",
+    parser.add_argument("--gallery", type=int, default=DEFAULT_GALLERY, metavar="N",
                         help="validation images to show with detections; 0 for none (default: %(default)s)")
     parser.add_argument("--data-root", metavar="DIR",
                         help="folder of the detection data set, where it has moved since the detectors were trained")

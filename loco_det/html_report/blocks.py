@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from typing import Any, ClassVar
 from pretrain.cli import note
 from pretrain.errors import RunFailedError
 from pretrain.tables import LATEX, MARKDOWN, latex_table, markdown_table
+
+ROOT = Path(__file__).resolve().parents[2]  # of the project, where its commands are typed
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,24 @@ class Section:
     blocks: list[Block] = field(default_factory=list)
 
     def add(self, title: str, make: Callable[..., Block | Iterable[Block]], *args: Any) -> None:
-        """Adds what ``make(*args)`` returns; where it raises, says that ``title``, or the rest of it, is missing and why.
+        """Adds what ``make(*args)`` returns; where it raises, says that ``title``, or the rest of it, is missing and why."""
+        with self.guarded(title):
+            made = make(*args)
+            for block in [made] if isinstance(made, Block) else made:
+                if isinstance(block, Missing):
+                    self.add_missing(block.title, block.reason)
+                else:
+                    self.blocks.append(block)
+
+    @contextmanager
+    def guarded(self, title: str) -> Iterator[None]:
+        """Says that ``title``, or the rest of it, is missing and why, where what is done within raises.
 
         No part may cost its reader the others, so that nothing at all that goes wrong in one leaves here. What is not a
         mistake of the user's is told on stderr, too.
         """
         try:
-            made = make(*args)
-            for block in [made] if isinstance(made, Block) else made:
-                self.blocks.append(block)
+            yield
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if not isinstance(error, ValueError | OSError | RunFailedError):
@@ -176,9 +188,14 @@ def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def shown_path(path: str | Path) -> str:
-    """A path as one would type it: from the working directory where it lies below, otherwise whole."""
-    absolute, here = Path(os.path.abspath(path)), Path.cwd()  # links are not followed: they are what was given
-    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+    """A path as one would type it in the project's root: from there where it lies below, otherwise whole."""
+    absolute = Path(os.path.abspath(path))  # links are not followed: they are what was given
+    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(absolute)
+
+
+def recorded_place(path: str | Path) -> Path:
+    """Where a path leads that a run recorded: runs are started in the project's root."""
+    return ROOT / path
 
 
 def spelled_seconds(seconds: float | None) -> str:

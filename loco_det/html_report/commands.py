@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import copy
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from loco_det.html_report.blocks import shown_path
+from loco_det.html_report.blocks import ROOT, recorded_place, shown_path
 from loco_det.html_report.runs import DETECTION, PRETRAINING, Run, image_folder
 from pretrain.checkpoint_files import checkpoint_name
 from pretrain.checkpoints import file_sha256, read_backbone
 from pretrain.work_dir import config_fingerprint
 
-PYTHON = ".venv/bin/python"
 UNTOLD = object()  # stands for a value that a config does not have
 
 
 def tool_command(tool: str, *arguments: str | Path) -> str:
     """A command line of one of the project's tools, quoted for a shell."""
-    return shlex.join([PYTHON, f"tools/{tool}.py", *map(str, arguments)])
+    return shlex.join([_python(), f"tools/{tool}.py", *map(str, arguments)])
+
+
+def _python() -> str:
+    """This interpreter, where it is the project's own."""
+    python = shown_path(sys.executable)
+    return "python" if Path(python).is_absolute() else python
 
 
 def run_command(run: Run) -> tuple[str, list[str]]:
@@ -36,7 +42,7 @@ def run_command(run: Run) -> tuple[str, list[str]]:
         raise ValueError(f"{run.path} does not tell its config file: it ended before mmengine wrote its config down")
     arguments: list[str] = [str(file)]
     try:
-        wanted = config_fingerprint(Config.fromfile(str(file), import_custom_modules=False).to_dict())[1]
+        wanted = config_fingerprint(Config.fromfile(str(ROOT / file), import_custom_modules=False).to_dict())[1]
     except Exception as error:  # whatever a config file's code may raise
         wanted, notes = None, [f"{file} cannot be read here ({type(error).__name__}), so that overrides of its values by "
                                "--cfg-options are not told"]
@@ -47,7 +53,7 @@ def run_command(run: Run) -> tuple[str, list[str]]:
         if options:
             arguments += ["--cfg-options", *options]
     if run.kind == DETECTION and run.backbone is not None:
-        arguments += ["--pretrained", shown_path(run.backbone.path)]
+        arguments += ["--pretrained", shown_path(recorded_place(run.backbone.path))]
     tool = "pretrain" if run.kind == PRETRAINING else "train_det"
     return tool_command(tool, *arguments, "--work-dir", shown_path(run.path)), notes
 
@@ -64,7 +70,7 @@ def export_command(run: Run, pretrainings: Iterable[Run], folders: Iterable[Path
         epochs = pretraining.config.get("train_cfg", {}).get("max_epochs")
         if meta.get("epoch") == epochs and meta.get("config_sha256") == pretraining.config_sha256 is not None:
             return tool_command("export_backbone", shown_path(pretraining.path / checkpoint_name(epochs)),
-                                shown_path(run.backbone.path))
+                                shown_path(recorded_place(run.backbone.path)))
     return None
 
 
@@ -113,7 +119,7 @@ def _data_root(run: Run, wanted: Mapping[str, Any]) -> list[str]:
         told, default = run.logs.config.get("data", {}).get("root"), wanted.get("data", {}).get("root")
     if told is None or default is None or Path(told).parts[-len(Path(default).parts):] == Path(default).parts:
         return []
-    return ["--data-root", shown_path(told)]
+    return ["--data-root", shown_path(recorded_place(told))]
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -144,5 +150,6 @@ def _spelled(value: Any) -> str:
 
 def _find_backbone(run: Run, folders: Iterable[Path]) -> Path | None:
     """The file that the detector started from, where it was or below the folders of the report."""
-    places = [Path(run.backbone.path), *(file for folder in folders for file in folder.rglob(Path(run.backbone.path).name))]
+    recorded = recorded_place(run.backbone.path)
+    places = [recorded, *(file for folder in folders for file in folder.rglob(recorded.name))]
     return next((file for file in places if file.is_file() and file_sha256(file) == run.backbone.sha256), None)

@@ -13,7 +13,7 @@ from typing import NoReturn
 from PIL import Image
 
 from loco_det.figures.commands import COMMANDS as DETECTION_COMMANDS
-from loco_det.html_report.blocks import Figure
+from loco_det.html_report.blocks import Figure, shown_path
 from loco_det.html_report.commands import tool_command
 from pretrain.figures.commands import COMMANDS as PRETRAINING_COMMANDS
 from pretrain.figures.style import Drawing, save_figure
@@ -31,6 +31,7 @@ TITLES = {
     "complexity_stages": "FLOPs and memory of every stage",
     "complexity_memory": "Memory of a step that local learning saves",
     "ap": "AP of every method, with its deviation over the splits",
+    "embed": "t-SNE of the encoders' features",
     "probes": "Linear accuracy by depth",
     "spectrum": "Singular values of the features",
     "kept": "Pairs kept by subsampling",
@@ -46,12 +47,13 @@ class _Parser(ArgumentParser):
         raise ValueError(message)
 
 
-def draw(command: str, arguments: Sequence[str]) -> list[Figure]:
+def draw(command: str, arguments: Sequence[str | Path]) -> list[Figure]:
     """The figures of a sub-command of ``tools/visualize.py``.
 
     Args:
         command: its name.
-        arguments: what would follow the name on a command line.
+        arguments: what would follow the name on a command line; paths are spelled for the project's root in the command that
+            is shown.
 
     Raises:
         ValueError: there is no such sub-command, or what it is to draw is missing or damaged.
@@ -60,8 +62,9 @@ def draw(command: str, arguments: Sequence[str]) -> list[Figure]:
         raise ValueError(f"tools/visualize.py has no sub-command {command!r}; it has {', '.join(COMMANDS)}")
     parser = _Parser(prog=f"tools/visualize.py {command}")
     COMMANDS[command].add_arguments(parser)
-    drawings = COMMANDS[command].draw(parser.parse_args(list(arguments)))
-    line = tool_command("visualize", command, *arguments)
+    drawings = COMMANDS[command].draw(parser.parse_args(list(map(str, arguments))))
+    shown = [shown_path(part) if isinstance(part, Path) else part for part in arguments]
+    line = tool_command("visualize", command, *shown)
     return [embedded(drawing, TITLES.get(name, name.replace("_", " ").capitalize()), line)
             for name, drawing in drawings.items()]
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from loco_det.ap_rows import averaged_splits, row_key, spelled_epochs
 from loco_det.evaluation.results import RESULTS_FILE, ResultsError, RunResults
+from loco_det.html_report.blocks import shown_path
+from loco_det.html_report.records import Record, find_records
 from loco_det.html_report.runs import Run, find_runs
-from pretrain.readout.runs import KINDS, READOUT_SUFFIX
-
-Record = tuple[Path, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,11 @@ class Material:
     Attributes:
         directories: as they were given.
         runs: every work directory.
-        results: every readable result of detection.
+        results: every readable result of detection, in the order of tables.
         problems: a line for each that is not readable.
-        readouts: every readout, file and content.
-        analyses: every analysis likewise.
+        readouts: every readable readout.
+        analyses: every readable analysis.
+        damaged: a line for each readout or analysis that is not readable.
     """
 
     directories: Sequence[Path]
@@ -34,6 +33,12 @@ class Material:
     problems: Sequence[str]
     readouts: Sequence[Record]
     analyses: Sequence[Record]
+    damaged: Sequence[str]
+
+    @property
+    def records(self) -> list[Record]:
+        """Readouts, then analyses."""
+        return [*self.readouts, *self.analyses]
 
     def of_kind(self, kind: str) -> list[Run]:
         """The runs of a kind."""
@@ -50,29 +55,32 @@ def gather(directories: Iterable[str | Path]) -> Material:
     directories = [Path(directory) for directory in directories]
     runs = find_runs(directories)
     results, problems = _readable_results(directories)
-    records = _records(directories)
-    if not (runs or results or problems or records):
+    records, damaged = find_records(directories)
+    if not (runs or results or problems or records or damaged):
         raise ValueError(f"nothing to report below {', '.join(map(str, directories))}, neither run.json nor results; pass "
                          "work directories of tools/pretrain.py or tools/train_det.py, or folders above them")
-    analyses = [record for record in records if record[1]["kind"].startswith("analysis_")]
-    readouts = [record for record in records if record not in analyses]
-    return Material(directories, runs, results, problems, readouts, analyses)
+    readouts, analyses = ([record for record in records if record.is_analysis == wanted] for wanted in (False, True))
+    return Material(directories, runs, sorted(results, key=lambda run: row_key(run).order), problems, readouts, analyses,
+                    damaged)
 
 
-def _records(directories: Iterable[Path]) -> list[Record]:
-    """Readouts and analyses below some folders; what is no such file is passed over."""
-    found: dict[Path, Record] = {}
-    for directory in directories:
-        for file in sorted(directory.rglob("*.json")):
-            if file.parent.suffix != READOUT_SUFFIX or file.resolve() in found:
-                continue
-            try:
-                record = json.loads(file.read_text(encoding="utf-8"))
-                if record["kind"] in KINDS or record["kind"].startswith("analysis_"):
-                    found[file.resolve()] = (file, record)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # told by the tables that it would be in
-    return list(found.values())
+def one_of_each(results: Iterable[RunResults]) -> tuple[list[RunResults], list[str]]:
+    """One result for every cell of a table, and a line about each other one.
+
+    Of several that would be in one cell, that of the most splits is taken, of equally many the first.
+    """
+    cells: dict[tuple, list[RunResults]] = {}
+    for run in results:
+        cells.setdefault((row_key(run), run.dataset), []).append(run)
+    chosen, lines = [], []
+    for runs in cells.values():
+        best = max(runs, key=lambda run: len(averaged_splits(run, "bbox")))
+        chosen.append(best)
+        lines += [f"{shown_path(run.source.parent)} is left out of tables and bars: it is of the same method, encoder, "
+                  f"epochs and data ({run.method}, {run.encoder}, {spelled_epochs(row_key(run).epochs)}, {run.dataset}) as "
+                  f"{shown_path(best.source.parent)}; make reports of their own to see the AP of both"
+                  for run in runs if run is not best]
+    return chosen, lines
 
 
 def _readable_results(directories: Iterable[Path]) -> tuple[list[RunResults], list[str]]:
@@ -85,4 +93,6 @@ def _readable_results(directories: Iterable[Path]) -> tuple[list[RunResults], li
                 results.setdefault(file.resolve(), RunResults.read(file))
             except ResultsError as error:
                 problems.append(str(error))
+            except Exception as error:  # whatever a damaged file may lead to
+                problems.append(f"{file} cannot be used ({type(error).__name__}: {error})")
     return list(results.values()), problems

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from loco_det.html_report.commands import tool_command
+from loco_det.html_report.records import ANALYSIS
 
 LINEAR = {"linear": "paper", "linear_cached": "cached", "linear_adam": "adam", "finetune": "finetune"}  # kind -> --protocol
 TRAINING = ("epochs", "lr", "weight_decay", "batch_size")
@@ -19,7 +20,6 @@ OPTIONS = {  # what of a record's protocol is told to the tool, by kind
     "analysis_probes": ("epochs", "batch_size"),
     "analysis_spectrum": ("points",),
 }
-ANALYSIS = "analysis_"
 
 
 def record_command(

@@ -10,13 +10,13 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from loco_det.html_report import DEFAULT_GALLERY
 from loco_det.html_report.blocks import Row, Table
 from loco_det.html_report.contents import Contents, report_contents
+from loco_det.html_report.sorting import numeric_columns, sort_number
 from pretrain.tables import MARKDOWN
 from pretrain.work_dir import check_writable, write_text
 
-DEFAULT_GALLERY = 4
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(?=$|[\s%×(])")  # what a cell is sorted by; the page's script has the same
 _POWER = re.compile(r"\b(AP\d*)\^(\w+)")
 
 
@@ -46,7 +46,8 @@ def write_report(
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name the file to write, such as {out / 'report.html'}")
     check_writable(out.parent)
-    write_text(out, rendered(report_contents(directories, out, gallery, data_root)))
+    text = rendered(report_contents(directories, out, gallery, data_root))
+    write_text(out, text.encode("utf-8", "backslashreplace").decode())  # names of files may be no UTF-8
     return out
 
 
@@ -57,7 +58,9 @@ def rendered(contents: Contents) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"marked_up": _marked_up, "breakable": _breakable, "unbroken_words": _unbroken_words}
-    environment.globals |= {"numeric_columns": _numeric_columns, "empty_rows": _empty_rows, "source_of": _source_of}
+    environment.globals |= {
+        "numeric_columns": numeric_columns, "sort_number": sort_number, "empty_rows": _empty_rows, "source_of": _source_of,
+    }
     return environment.get_template("report.html").render(contents=contents, written=time.strftime("%Y-%m-%d %H:%M"))
 
 
@@ -76,17 +79,9 @@ def _unbroken_words(text: str) -> Markup:
     return Markup(re.sub(r"\S+", lambda word: f"<span>{word[0]}</span>", str(escape(text))))
 
 
-def _numeric_columns(table: Table) -> list[bool]:
-    """Of every column whether all it holds are numbers, whatever follows them."""
-    rows = [row.cells for row in table.rows if row.heading is None]
-    missing = ("", MARKDOWN.missing)
-    columns = [[row[index] for row in rows if row[index] not in missing] for index in range(len(table.header))]
-    return [bool(cells) and all(map(_NUMBER.match, cells)) for cells in columns]
-
-
 def _empty_rows(table: Table) -> list[Row]:
     """The rows that have none of the table's numbers, where others have some."""
-    columns = [index for index, numeric in enumerate(_numeric_columns(table)) if numeric]
+    columns = [index for index, numeric in enumerate(numeric_columns(table)) if numeric]
     empty = [row for row in table.rows if row.heading is None and all(row.cells[i] == MARKDOWN.missing for i in columns)]
     return empty if columns else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,15 @@ from loco_det.ap_rows import METHOD_ORDER
 from loco_det.evaluation.results import RESULTS_FILE, PretrainedBackbone, ResultsError, RunResults
 from loco_det.html_report.blocks import spelled_seconds
 from loco_det.html_report.run_logs import RunLogs, read_run_logs
+from loco_det.html_report.step_logs import STEP_LOGS, last_error, what_stopped
 from pretrain.checkpoint_files import checkpoint_files
-from pretrain.methods import method_of_record, named_method
-from pretrain.training_log import read_training_log
+from pretrain.methods import method_of_config, named_method
+from pretrain.training_log import TrainingLog, read_training_log
 from pretrain.work_dir import RECORD_NAME
 
 KINDS = PRETRAINING, DETECTION, UNKNOWN = "pretraining", "detection", "unknown"
 FINISHED, UNFINISHED, FAILED, DAMAGED = "finished", "unfinished", "failed", "damaged"
 ERROR_FILE, RESULT_FILE, TIMING_FILE = "error.txt", "result.json", "timing.json"  # of a split: loco_det.experiment's
-STEP_LOGS = "logs"  # where the demo keeps what its steps printed
-TAIL_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,12 @@ def read_run(folder: Path) -> Run:
     try:
         record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
         config = record["config"]
+        record["git_revision"] = str(record.get("git_revision") or "") or None
         if "protocol" in config and "pretrained" in config:
             return _detection(folder, record, config)
         if "rule" in config.get("model", {}):
             return _pretraining(folder, record, config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a damaged file may lead to
         message = f"{folder / RECORD_NAME} cannot be used ({type(error).__name__}: {error})"
         return Run(folder, UNKNOWN, "", "", DAMAGED, "unknown", problems=[(message, "")])
     return Run(folder, UNKNOWN, "", "", UNFINISHED, "neither a pretraining nor a detection experiment",
@@ -106,19 +107,16 @@ def read_run(folder: Path) -> Run:
 
 def _pretraining(folder: Path, record: Mapping[str, Any], config: Mapping[str, Any]) -> Run:
     total = config["train_cfg"]["max_epochs"]
-    saved = [int(re.match(r"epoch_(\d+)", file.name)[1]) for file in checkpoint_files(folder)]
-    done = max(saved, default=0)
-    progress = f"{done} of {total} epochs"
-    state, problems, logged = FINISHED, [], ""
-    if done < total:
-        state, problems = _what_stopped(folder)
-        logged = _last_logged(folder)
+    state, progress, problems, logged = FINISHED, f"{total} of {total} epochs", [], ""
+    if epochs_saved(folder) < total:
+        state, progress, logged = _logged_progress(folder, total)
+        state, problems = _problems(folder, state)
     logs, model = read_run_logs(folder), config["model"]
     dataset = config["train_dataloader"]["dataset"]
     place = _image_folder(logs) or dataset.get("data_root")
     image_size = _image_size(config)
     facts = [
-        ("learning rule", method_of_record(_as_record(config)).label),
+        ("learning rule", method_of_config(config).label),
         ("encoder", spelled_options(model["encoder"])),
         ("decoders", spelled_options(model.get("decoder") or {})),
         ("epochs", str(total)),
@@ -148,7 +146,7 @@ def _detection(folder: Path, record: Mapping[str, Any], config: Mapping[str, Any
         problems = [(f"{split}: {_last_line(text)}", text) for split, text in texts]
         state = FAILED
     elif state != FINISHED:
-        state, problems = _what_stopped(folder)
+        state, problems = _problems(folder, state)
     if state != FINISHED and begun:
         progress += f", begun: {', '.join(begun)}"
     backbone = None
@@ -211,34 +209,44 @@ def _split_seconds(folders: Sequence[Path], logs: Sequence[RunLogs]) -> float | 
     return total
 
 
-def _last_logged(folder: Path) -> str:
-    """How far a pretraining came by its log."""
+def epochs_saved(folder: Path) -> int:
+    """The last epoch that a pretraining has a checkpoint of or after; 0 without checkpoints."""
+    files = checkpoint_files(folder)
+    return int(re.match(r"epoch_(\d+)", files[0].name)[1]) if files else 0
+
+
+def _logged_progress(folder: Path, total: int) -> tuple[str, str, str]:
+    """State, progress and the last line of its log of a pretraining that has no checkpoint of its last epoch."""
     try:
-        last = read_training_log(folder).records[-1]
+        log = read_training_log(folder)
     except ValueError:
-        return "nothing logged"
-    return f"epoch {last['epoch']}, iteration {last['iter']}"
+        return UNFINISHED, f"{epochs_saved(folder)} of {total} epochs", "nothing logged"
+    done, saved = min(_epochs_logged(log), total), epochs_saved(folder)
+    last = f"epoch {log.records[-1]['epoch']}, iteration {log.records[-1]['iter']}"
+    if checkpoint_files(folder):
+        behind = f" logged, last checkpoint of epoch {saved}" if done > saved else ""
+        return UNFINISHED, f"{max(done, saved)} of {total} epochs{behind}", last
+    if done == total:  # and its checkpoints were deleted
+        return FINISHED, f"all {total} epochs logged, checkpoint not here", last
+    return UNFINISHED, f"{done} of {total} epochs{' logged, checkpoint not here' if done else ''}", last
 
 
-def _what_stopped(folder: Path) -> tuple[str, list[tuple[str, str]]]:
-    """State and messages of a run that is not finished, from what it printed where that was kept."""
-    log = folder.resolve().parent / STEP_LOGS / f"{folder.resolve().name}.log"
-    message, tail = _failure(log)
-    return (FAILED, [(message, tail)]) if message else (UNFINISHED, [])
+def _epochs_logged(log: TrainingLog) -> int:
+    """Full epochs, one whose remaining iterations are too few to be logged again among them."""
+    progress = [0.0, *log.progress()]
+    interval = progress[-1] - progress[-2] if len(progress) > 2 else 0.0
+    return math.floor(max(progress[-1], progress[-1] + interval - 1e-6))
 
 
-def _failure(log: Path) -> tuple[str, str]:
-    """The last error of what a step printed, and the end of it; empty where there is none."""
-    if not log.is_file():
-        return "", ""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in lines if re.match(r"error: |(\w+\.)*\w+(Error|Exception|Interrupt)\b", line)]
-    return (errors[-1], "\n".join(lines[-TAIL_LINES:])) if errors else ("", "")
+def _problems(folder: Path, state: str) -> tuple[str, list[tuple[str, str]]]:
+    """State and messages of a run, from what it printed where that was kept."""
+    message, tail = what_stopped(folder)
+    return (FAILED, [(message, tail)]) if message else (state, [])
 
 
 def _run_of_log(log: Path) -> Run:
     """A step of the demo that ended before it had claimed its work directory."""
-    message, tail = _failure(log)
+    message, tail = last_error(log)
     kind = PRETRAINING if log.stem.startswith("pretrain") else DETECTION
     method = named_method(log.stem.rpartition("_")[2]).label
     return Run(log.parent.parent / log.stem, kind, method, "", FAILED if message else UNFINISHED, "nothing done",
@@ -249,11 +257,6 @@ def _method_order(run: Run) -> int:
     """The place of a run's method among those that tables have an order of."""
     labels = [named_method(name).label for name in METHOD_ORDER]
     return labels.index(run.method) if run.method in labels else len(labels)
-
-
-def _as_record(config: Mapping[str, Any]) -> dict[str, Any]:
-    hooks = [hook for hook in config.get("custom_hooks", []) if hook.get("type") == "SequentialUnitsHook"]
-    return {**config["model"], "epochs_per_unit": hooks[0].get("epochs_per_unit") if hooks else None}
 
 
 def _image_size(config: Mapping[str, Any]) -> int | None:

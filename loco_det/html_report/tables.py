@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from loco_det.ap_rows import run_grid
+from loco_det.ap_rows import row_key
 from loco_det.evaluation.results import TASKS, RunResults
 from loco_det.html_report.blocks import Table, plain_table, shown_path
 from loco_det.html_report.commands import tool_command
+from loco_det.html_report.records import Record
 from loco_det.html_report.runs import PRETRAINING, Run, image_size, spelled_options
 from loco_det.published import TABLES
 from loco_det.report import TASK_TITLES, ap_report
-from pretrain.methods import method_of_record
-from pretrain.readout.runs import KINDS
 
 USUAL_SIZE = 224  # of images, where a config does not tell
 ACCURACY_TABLES = (1, 4, 5, 7)  # of the LoCo paper
@@ -29,29 +28,18 @@ def runs_table(runs: Sequence[Run], directories: Sequence[Path]) -> Table:
     return plain_table("Every run", header, rows)
 
 
-def records_table(records: Sequence[tuple[Path, Mapping[str, Any]]], directories: Sequence[Path]) -> Table:
+def records_table(records: Sequence[Record], directories: Sequence[Path]) -> Table:
     """Every readout and analysis in a line.
 
     Args:
-        records: file and content of each.
+        records: what was found.
         directories: what the report is of.
     """
     header = ["Encoder", "Kind", "Method", "Data", "Top-1 at the end (%)", "Duration (min)", "Device", "Revision"]
-    rows = []
-    for file, record in records:
-        stages = list((record.get("stages") or {}).values()) or record.get("blocks") or []
-        data = record.get("data") or {}
-        seconds = record.get("duration_s")
-        rows.append([
-            _within(file.parent.with_suffix(""), directories),
-            record_kind(record),
-            record_method(record),
-            data.get("root") or data.get("source") or "",
-            f"{stages[-1]['top1']:.2f}" if stages else "",
-            "" if seconds is None else f"{seconds / 60:.1f}",
-            record.get("device") or "",
-            (record.get("git_revision") or "")[:10],
-        ])
+    rows = [[_within(record.file.parent.with_suffix(""), directories), record.kind, record.method, record.data,
+             "" if record.accuracy is None else f"{record.accuracy:.2f}",
+             "" if record.seconds is None else f"{record.seconds / 60:.1f}", record.device, (record.revision or "")[:10]]
+            for record in records]
     return plain_table("Every readout and analysis", header, rows)
 
 
@@ -62,19 +50,6 @@ def _within(path: Path, directories: Sequence[Path]) -> str:
     if len(directories) == 1 and inner.parts:
         return str(inner)
     return str(folder.resolve().name / inner)
-
-
-def record_kind(record: Mapping[str, Any]) -> str:
-    """What kind of readout or analysis it is, for readers."""
-    return KINDS.get(record["kind"], record["kind"].removeprefix("analysis_"))
-
-
-def record_method(record: Mapping[str, Any]) -> str:
-    """What a readout or an analysis was made of, for readers."""
-    if record.get("method"):
-        return str(record["method"])
-    encoder = record.get("encoder") or {}
-    return method_of_record(encoder["meta"]).label if encoder.get("meta") else str(encoder.get("file", ""))
 
 
 def ap_tables(results: Sequence[RunResults]) -> Iterator[Table]:
@@ -98,27 +73,32 @@ def ap_tables(results: Sequence[RunResults]) -> Iterator[Table]:
 
 
 def splits_table(results: Sequence[RunResults]) -> Table:
-    """AP of every split of every run.
+    """AP of every split of every run; runs that are otherwise called the same are told by their folders, too.
 
     Raises:
-        ValueError: no split is finished, or two runs are of the same method and data.
+        ValueError: no split is finished.
     """
     metrics = [(task, metric) for task in TASKS for metric in ("AP", "AP50", "AP75")]
-    header = ["Method", "Data", "Split", *(f"{TASK_TITLES[task].replace('AP', metric)}" for task, metric in metrics),
-              "Images (train / val)"]
+    alike = len({(row_key(run), run.dataset) for run in results}) < len(results)
+    header = ["Method", "Data", *(["Folder"] * alike), "Split",
+              *(f"{TASK_TITLES[task].replace('AP', metric)}" for task, metric in metrics), "Images (train / val)"]
     rows = []
-    for run in run_grid(results).runs.values():
+    for run in results:
         for index, split in sorted(run.splits.items()):
             values = [getattr(split, task)[metric] for task, metric in metrics]
-            rows.append([run.method, run.dataset, str(index), *("" if v is None else f"{v:.2f}" for v in values),
+            rows.append([run.method, run.dataset, *([shown_path(run.source.parent)] * alike), str(index),
+                         *("" if v is None else f"{v:.2f}" for v in values),
                          f"{split.num_train_images} / {split.num_val_images}"])
     if not rows:
         raise ValueError("no split is finished yet")
     return plain_table("Every split", header, rows, folded=True)
 
 
-def accuracy_tables(directories: Sequence[Path]) -> Iterator[Table]:
+def accuracy_tables(paths: Sequence[Path]) -> Iterator[Table]:
     """Readout accuracies in the form of the LoCo paper's Table 1, and of each other table that has more than those.
+
+    Args:
+        paths: readout results, or folders above them.
 
     Raises:
         ValueError: there are no readout results, or some that contradict each other.
@@ -127,21 +107,24 @@ def accuracy_tables(directories: Sequence[Path]) -> Iterator[Table]:
 
     seen: set[tuple] = set()
     for number in ACCURACY_TABLES:
-        rows = json.loads(accuracy_report(directories, number, fmt="json").text)["rows"]
+        rows = json.loads(accuracy_report(paths, number, fmt="json").text)["rows"]
         found = {(row["data_set"], row["kind"], row["mean"], row["std"]) for row in rows if row["mean"] is not None}
         if number != ACCURACY_TABLES[0] and found <= seen:
             continue
         seen |= found
         for stages, of in (("last", "after the last stage"), ("all", "after every stage")):
-            reports = {fmt: accuracy_report(directories, number, fmt=fmt, stages=stages) for fmt in ("markdown", "latex")}
-            arguments = [*map(shown_path, directories), "--table", str(number), *(["--stage", "all"] * (stages == "all"))]
+            reports = {fmt: accuracy_report(paths, number, fmt=fmt, stages=stages) for fmt in ("markdown", "latex")}
+            arguments = [*map(shown_path, paths), "--table", str(number), *(["--stage", "all"] * (stages == "all"))]
             yield Table(f"Top-1 accuracy (%) {of}, rows of the LoCo paper's Table {number}", reports["markdown"].text,
                         reports["latex"].text, tool_command("report_linear", *arguments),
                         reports["markdown"].warnings if stages == "last" else ())
 
 
-def subsampling_tables(directories: Sequence[Path]) -> Iterator[Table]:
+def subsampling_tables(paths: Sequence[Path]) -> Iterator[Table]:
     """Readout accuracies of decoupled pretraining in the form of each of the second paper's tables that has results.
+
+    Args:
+        paths: readout results, or folders above them.
 
     Raises:
         ValueError: there are no such results, or some that contradict each other.
@@ -150,13 +133,13 @@ def subsampling_tables(directories: Sequence[Path]) -> Iterator[Table]:
     from pretrain.readout.subsampling_report import subsampling_report
 
     for number in SUBSAMPLING_TABLES:
-        rows = json.loads(subsampling_report(directories, number, paper=True, fmt="json").text)["rows"]
+        rows = json.loads(subsampling_report(paths, number, paper=True, fmt="json").text)["rows"]
         if all(row["mean"] is None for row in rows if row["source"] == "ours"):
             continue
-        reports = {fmt: subsampling_report(directories, number, paper=True, fmt=fmt) for fmt in ("markdown", "latex")}
+        reports = {fmt: subsampling_report(paths, number, paper=True, fmt=fmt) for fmt in ("markdown", "latex")}
         yield Table(f"Top-1 accuracy (%), Table {number} of Fournier et al., 2023, its numbers beside ours",
                     reports["markdown"].text, reports["latex"].text,
-                    tool_command("report_subsampling", *map(shown_path, directories), "--table", str(number), "--paper"),
+                    tool_command("report_subsampling", *map(shown_path, paths), "--table", str(number), "--paper"),
                     reports["markdown"].warnings, reports["markdown"].notes)
 
 

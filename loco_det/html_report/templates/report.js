@@ -1,14 +1,13 @@
 "use strict";
 (() => {
-  // The number that a cell begins with, as in "12.0 ± 1.8 (-3.2)"; loco_det/html_report/render.py has the same pattern.
-  const NUMBER = /^[-+]?\d+(\.\d+)?(?=$|[\s%×(])/;
   const MISSING = new Set(["", "–"]);
   const announcement = document.getElementById("announcement");
   const words = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
-  function compared(a, b, numeric, sign) {
-    if (MISSING.has(a) || MISSING.has(b)) return MISSING.has(a) - MISSING.has(b); // at the end in either direction
-    return sign * (numeric ? parseFloat(a.match(NUMBER)[0]) - parseFloat(b.match(NUMBER)[0]) : words.compare(a, b));
+  function compared(a, b, numeric, sign) { // cells; those of numbers have them, units resolved, as data
+    const [x, y] = [a, b].map((cell) => cell.textContent.trim());
+    if (MISSING.has(x) || MISSING.has(y)) return MISSING.has(x) - MISSING.has(y); // at the end in either direction
+    return sign * (numeric ? Number(a.dataset.sort) - Number(b.dataset.sort) : words.compare(x, y));
   }
 
   function sort(header) {
@@ -19,8 +18,7 @@
     const numeric = header.classList.contains("number");
     for (const body of table.tBodies) { // rows stay below their own heading
       const rows = [...body.rows].filter((row) => !row.classList.contains("heading"));
-      const text = (row) => row.cells[column].textContent.trim();
-      rows.sort((a, b) => compared(text(a), text(b), numeric, sign));
+      rows.sort((a, b) => compared(a.cells[column], b.cells[column], numeric, sign));
       body.append(...rows);
     }
     for (const other of header.parentElement.cells) other.setAttribute("aria-sort", "none");

@@ -18,6 +18,8 @@ from loco_det.detection_config import Split, detector_config, split_config
 from loco_det.evaluation.results import RunResults
 from loco_det.experiment_inputs import use_data_root
 from loco_det.hooks import RECORD_KEY
+from pretrain.checkpoints import FORMAT, FORMAT_VERSION
+from pretrain.readout.encoders import load_encoder
 from pretrain.run import use_data_root as use_image_folder
 from pretrain.work_dir import claim_work_dir, write_json
 from tests.conftest import ROOT
@@ -25,6 +27,7 @@ from tests.loco_det.detection_runs import make_run
 from tests.pretrain.readout.written import record_of_config, write_result
 
 STARTED = "20260101_120000"
+ENCODER = dict(type="resnet18", width=16, stem="stl")  # of checkpoints: a small one
 UNITS = {"simclr": ("res5",), "gim": ("res2", "res3", "res4", "res5"), "loco": ("res2", "res3", "res4", "res5")}
 LOG = """2026/01/01 12:00:00 - mmengine - INFO - System environment:
     sys.platform: linux
@@ -65,6 +68,13 @@ def write_pretraining(
     for epoch in range(1, epochs + 1):
         (folder / f"epoch_{epoch}.pth").touch()
     return folder
+
+
+def write_encoder(file: Path, meta: Mapping[str, Any]) -> None:
+    """An exported backbone of random weights, with the record of a pretraining but for the encoder's size."""
+    exported = dict(format=FORMAT, version=FORMAT_VERSION, encoder=ENCODER)
+    encoder, _ = load_encoder("random", ENCODER, seed=len(str(meta["rule"])))
+    torch.save({"state_dict": encoder.state_dict(), "meta": {**meta, **exported}}, file)
 
 
 def write_log(folder: Path, config: Config) -> LocalVisBackend:
@@ -133,10 +143,11 @@ def _write_detector(config: Config, folder: Path, index: int, data: Path) -> Non
 
 
 def write_experiment(folder: Path, data: Path) -> Path:
-    """An experiment of which all is there: three pretrainings, two of them read out, and detectors on three backbones."""
+    """An experiment of which all is there: three pretrainings that are read out, and detectors on three backbones."""
     for rule in UNITS:
         work_dir = write_pretraining(folder / f"pretrain_{rule}", rule, data / "unlabeled2017")
         meta = record_of_config(f"pretrain/{rule}_resnet18_demo.py")
+        write_encoder(work_dir / "epoch_5.pth", meta)
         (work_dir / "epoch_5.readout").mkdir()
         accuracy = 40.0 + 5 * list(UNITS).index(rule)
         write_result(work_dir / "epoch_5.readout" / "linear_cifar10.json", accuracy, meta, file="epoch_5.pth",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loco_det.html_report.render import write_report
+from loco_det.html_report.blocks import Section, plain_table
+from loco_det.html_report.contents import Contents
+from loco_det.html_report.render import rendered, write_report
 from loco_det.report import ap_report
 from pretrain.readout.report import accuracy_report
 from tests.loco_det.html_report.chromium import headless_chromium, missing_browser
@@ -103,7 +105,7 @@ def test_every_section_table_and_figure_is_there(page):
     assert all(deeper - level <= 1 for level, deeper in zip(levels, levels[1:], strict=False))
     sections = [title for level, title in page.headings if level == 2]
     assert sections == ["Contents", "What was run", "Detection and instance segmentation", "Linear evaluation and kNN",
-                        "Depth, spectrum and kept pairs", "Pretraining", "Computation and memory", "Detections",
+                        "Depth, spectrum and kept pairs", "Features", "Pretraining", "Computation and memory", "Detections",
                         "Every run in detail", "How to get every number again", "What is missing"]
     tables = [text for key, text in page.texts.items() if key.endswith("-title") and f"{key.removesuffix('-title')}-latex"
               in page.texts]
@@ -114,7 +116,7 @@ def test_every_section_table_and_figure_is_there(page):
     assert drawings >= {"AP of every method, with its deviation over the splits", "Training loss of every unit",
                         "Learning rules: blocks, units, decoders, and how far down each gradient flows",
                         "FLOPs and memory of every stage", "Memory of a step that local learning saves",
-                        "Ground truth and predictions"}
+                        "Ground truth and predictions", "t-SNE of the encoders' features"}
 
 
 def test_only_what_does_not_exist_is_missing(page):
@@ -139,6 +141,12 @@ def test_copied_tables_are_those_of_the_tools(page, experiment):
     for fmt in ("markdown", "latex"):
         assert page.texts[f"detection-1-{fmt}"] == ap_report([experiment], fmt=fmt).text
         assert page.texts[f"readout-1-{fmt}"] == accuracy_report([experiment], 1, fmt=fmt).text
+
+
+def test_memory_is_counted_for_both_views(page):
+    """The tools count views apart, configs images: the figure is of twice the demo's 64, and its caption tells both."""
+    assert "--batch-size 128" in page.texts["complexity-3-command"]
+    assert any(re.search(r"128 (views|images) .*64 images, 128 views\.$", image["alt"]) for image in page.images)
 
 
 def test_commands_name_what_was_run(page, experiment):
@@ -225,6 +233,23 @@ def test_sorting_by_click_and_by_keyboard(opened, width):
     assert first_column(page, AP_TABLE) == ["loco", "random", "simclr"]
     assert header.get_attribute("aria-sort") == "none"
     assert page.locator("#announcement").text_content() == "sorted by Method, ascending"
+
+
+@in_browser
+def test_sorting_of_units(browser, tmp_path):
+    """Prefixes and shares count: a giga is more than hundreds of mega, 100 of 800 is less than 5 of 5."""
+    rows = [["w", "1.31 G", "13.5 GB", "5 of 5"], ["x", "349 M", "133 MB", "100 of 800"], ["y", "–", "1 GB", "–"],
+            ["z", "2.5 G", "–", "3 of 6"]]
+    section = Section("here", "Here", blocks=[plain_table("t", ["name", "a", "b", "c"], rows)])
+    file = tmp_path / "page.html"
+    file.write_text(rendered(Contents("t", [], [section], "command", None)), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    for index, orders in enumerate([("xwzy", "zwxy"), ("xywz", "wyxz"), ("xzwy", "wzxy")], start=1):
+        for order in orders:
+            page.locator("thead th button").nth(index).click()
+            assert first_column(page, "#here-1") == list(order)
+    page.close()
 
 
 @in_browser
