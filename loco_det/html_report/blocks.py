@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +48,12 @@ class Table:
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     folded: bool = False
+
+    @property
+    def legend(self) -> list[str]:
+        """What stands above the table: its title, or what its headings mean."""
+        above = takewhile(lambda line: not line.startswith("|"), self.markdown.splitlines())
+        return [line.removeprefix("- ") for line in above if line]
 
     @property
     def header(self) -> Sequence[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,16 @@ def test_names_are_escaped(tmp_path, synthetic_root):
     assert "<i>" not in text and "alert('x')" not in text
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;| AP<sup>bb</sup>" in text
     assert "&lt;i&gt;run" in text
+
+
+def test_the_legend_above_a_table_is_shown():
+    """Its headings are numbered where they would be long; lines above say what they mean."""
+    table = plain_table("accuracy", ["K", "CIFAR-10 (1)"], [["4", "45.8"]])
+    assert table.legend == []
+    legend = "- CIFAR-10 (1): linear | Adam\n- CIFAR-10 (2): kNN\n\n"
+    with_legend = replace(table, markdown=legend + table.markdown)
+    assert with_legend.legend == ["CIFAR-10 (1): linear | Adam", "CIFAR-10 (2): kNN"]
+    assert (with_legend.header, with_legend.rows) == (table.header, table.rows)
 
 
 def test_tables_survive_the_way_through_markdown():
