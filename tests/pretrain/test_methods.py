@@ -17,8 +17,10 @@ CONFIGS = sorted((ROOT / "configs" / "pretrain").rglob("*.py"))
 def label_of_name(file: Path) -> str:
     """What a config's file name and title say of its method."""
     if file.parent.name == "subsampling":
-        k, subsampled = file.name.split("_")[:2]
+        k, subsampled, next_word = file.name.split("_")[:3]
         rule = "SimCLR" if k == "k1" else f"decoupled, K = {k[1:]}"
+        if next_word.startswith("window"):
+            rule += f", window {next_word.removeprefix('window')}"
         return rule if subsampled == "simclr" else f"{rule}, T = "
     if file.parent.name != "ablations":
         return {"simclr": "SimCLR", "gim": "GIM", "loco": "LoCo"}[file.name.split("_")[0]]

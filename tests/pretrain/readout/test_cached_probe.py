@@ -252,7 +252,7 @@ def test_features_keep_the_sets_order():
 def extract_in_process():
     """Features of 101 images, and how many this process ran at once with a batch of 8 for all processes together."""
     session, sizes = drawn_session(drawn_data(train=16, test=2)), []
-    session.encoder.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    session.encoder.conv1.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
     extract_session(session, 8)
     return extract_pixels(50), max(sizes)
 
