@@ -11,7 +11,7 @@ setup(
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["pretrain", "pretrain.*", "loco_det", "loco_det.*"]),
-    package_data={"loco_det.html_report": ["templates/*"]},
+    package_data={"loco_det.html_report": ["templates/*"], "pretrain.results": ["papers/*.json"]},
     python_requires=">=3.10",
     # The onedl forks keep the import names mmengine, mmcv and mmdet and follow current torch; the originals stopped in 2024.
     install_requires=[
@@ -31,6 +31,7 @@ setup(
         "tensorboard>=2.18,<3",
         "matplotlib>=3.8,<4",
         "scikit-learn>=1.5,<2",  # t-SNE and silhouettes
+        "pandas>=2.2,<4",  # rows of results
         "threadpoolctl>=3.1,<4",
         "Jinja2>=3.1,<4",
         "MarkupSafe>=2,<4",

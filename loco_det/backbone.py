@@ -31,7 +31,7 @@ class PretrainedEncoder(BaseModule):
             initialisation.
         frozen_stages: how many stages, from the bottom, are frozen: no gradient, and batch norm in eval mode, also after
             ``train()``. 0 freezes nothing; 1 is the stem and res2 (mmdet's ResNet counts alike, but its 0 freezes the
-            stem).
+            stem); ``"all"`` is every stage.
         norm_eval: batch norm of the trained stages in eval mode, too.
         sync_bn: make the batch norms SyncBN (LoCo, section 5.3); the Runner reverts it where it runs a single process.
         out_stages: names of the stages to return; all by default.
@@ -49,7 +49,7 @@ class PretrainedEncoder(BaseModule):
         self,
         encoder: str | Mapping,
         checkpoint: str | None = None,
-        frozen_stages: int = 0,
+        frozen_stages: int | str = 0,
         norm_eval: bool = False,
         sync_bn: bool = False,
         out_stages: Sequence[str] | None = None,
@@ -67,8 +67,10 @@ class PretrainedEncoder(BaseModule):
             raise ValueError(f"out_strides are {tuple(out_strides)}, but {len(self.out_stages)} stages are returned: "
                              f"{', '.join(self.out_stages)}")
         self.out_strides = None if out_strides is None else tuple(out_strides)
-        if not 0 <= frozen_stages <= len(self.stage_names):
-            raise ValueError(f"frozen_stages is {frozen_stages}; the encoder has {len(self.stage_names)} stages")
+        if frozen_stages == "all":
+            frozen_stages = len(self.stage_names)
+        if frozen_stages not in range(len(self.stage_names) + 1):
+            raise ValueError(f"frozen_stages is {frozen_stages!r}; the encoder has {len(self.stage_names)} stages")
         if checkpoint is not None:
             backbone = read_backbone(checkpoint)
             load_into(built, backbone, expected=encoder)

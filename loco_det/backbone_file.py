@@ -1,4 +1,4 @@
-"""The backbone file that an experiment starts from, checked before anything is trained."""
+"""The backbone that an experiment starts from: what was trained, and whether its file fits, before any training."""
 
 from __future__ import annotations
 
@@ -6,51 +6,62 @@ from typing import Any
 
 from mmengine.config import Config
 
-from loco_det.evaluation.results import PretrainedBackbone
-from loco_det.experiment_inputs import RANDOM_INIT
+from loco_det.experiment_inputs import RANDOM_INIT, use_encoder
 from pretrain.checkpoints import BackboneFile, load_into, read_backbone
 from pretrain.cli import note
 from pretrain.encoders import build_encoder
+from pretrain.results.method import SUPERVISED, backbone_identity, random_identity
 
-SUPERVISED = "supervised"  # the method whose files, torchvision's, have no record
 
-
-def check_backbone(config: Config) -> PretrainedBackbone | None:
+def check_backbone(config: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Reads and tries the backbone file, so that a wrong one fails now.
 
+    A config that takes any file gets the file's encoder (in place).
+
     Returns:
-        What is known of it; None for random initialisation.
+        The identity of the pretraining (:mod:`pretrain.results.method`); and of the
+        file ``path``, ``sha256`` and ``argv``, the command line that exported it, None where the file does not say. Of
+        random initialisation there is no file.
 
     Raises:
-        ValueError: the file does not fit the encoder, or was trained by another rule, or for other epochs, than the config
-            says.
+        ValueError: the file does not fit the encoder, or was trained by another rule than the config's.
     """
-    if config.pretrained.method == RANDOM_INIT:
-        return None
-    path, spec = config.pretrained.checkpoint, config.model.backbone.encoder
-    backbone = read_backbone(path)
-    load_into(build_encoder(spec), backbone, expected=spec)
-    rule = _rule(backbone)
-    if rule is not None and rule != config.pretrained.method:
-        raise ValueError(f"{path} was trained with {rule}, but the config's method is {config.pretrained.method}; its "
-                         f"results would be filed under that: use configs/mask_rcnn_{rule}_*.py or set pretrained.method "
-                         "with --cfg-options")
-    epochs, wanted = backbone.meta.get("epoch"), config.pretrained.get("epochs")
-    if None not in (epochs, wanted) and epochs != wanted:
-        raise ValueError(f"{path} was trained for {epochs} epochs, but the config says {wanted}; its results would be filed "
-                         f"under {wanted}: use another config or set pretrained.epochs={epochs} with --cfg-options")
-    if rule is None and config.pretrained.method != SUPERVISED:
-        note(f"{path} does not say how it was trained; its results are filed under {config.pretrained.method}")
-    return PretrainedBackbone(str(path), backbone.sha256, rule, epochs=wanted if epochs is None else epochs)
+    method, file = config.pretrained.method, None
+    if method == RANDOM_INIT:
+        identity = random_identity(_encoder(config), None)
+    else:
+        backbone = read_backbone(config.pretrained.checkpoint)
+        use_encoder(config, backbone.encoder)
+        load_into(build_encoder(_encoder(config)), backbone, expected=_encoder(config))
+        _check_rule(backbone, method)
+        source = SUPERVISED if method == SUPERVISED else "file"
+        identity = backbone_identity(backbone.meta, backbone.path, backbone.sha256, _encoder(config), source)
+        file = dict(path=str(backbone.path), sha256=backbone.sha256, argv=backbone.meta.get("argv"))
+        _note_differences(config, backbone, identity)
+    return identity, file
 
 
-def encoder_name(config: Config) -> str:
-    """The registered name of the config's encoder."""
-    spec = config.model.backbone.encoder
-    return spec if isinstance(spec, str) else spec["type"]
+def _encoder(config: Config) -> Any:
+    return config.model.backbone.to_dict()["encoder"]
 
 
 def _rule(backbone: BackboneFile) -> str | None:
-    rule: Any = backbone.meta.get("rule")
-    name = rule.get("type") if isinstance(rule, dict) else rule
-    return name if isinstance(name, str) else None
+    """The type of the learning rule that trained a file; None where it does not say."""
+    return backbone.meta.get("method", {}).get("rule", {}).get("type")
+
+
+def _check_rule(backbone: BackboneFile, method: str | None) -> None:
+    rule = _rule(backbone)
+    if None not in (rule, method) and rule != method:
+        raise ValueError(f"{backbone.path} was trained with the rule {rule}, but the config is one for {method}; use a "
+                         "config that takes any backbone file, such as configs/mask_rcnn_coco.py")
+
+
+def _note_differences(config: Config, backbone: BackboneFile, identity: dict[str, Any]) -> None:
+    """Says where results are filed under something else than the config's name promises."""
+    epochs, wanted = backbone.meta.get("epoch"), config.pretrained.get("epochs")
+    if _rule(backbone) is None and config.pretrained.method != SUPERVISED:
+        note(f"{backbone.path} does not say how it was trained; results are filed under {identity['method']['label']}")
+    elif None not in (epochs, wanted) and epochs != wanted:
+        note(f"{backbone.path} was trained for {epochs} epochs, not the {wanted} of the config; results are filed under "
+             f"{epochs}")

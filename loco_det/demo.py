@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from loco_det.evaluation.results import RunResults
-from loco_det.report import ap_report, ap_table_rows, find_results
+from pretrain.checkpoint_files import checkpoint_files
+from pretrain.results.formats import table_text
+from pretrain.results.method import shown_method
+from pretrain.results.table import Table, results_table
 from pretrain.training_log import read_training_log
 from pretrain.work_dir import write_json
 
@@ -67,19 +70,46 @@ def run_demo(work_dir: Path) -> str:
     steps = demo_steps(work_dir)
     run_steps(steps, work_dir / "logs")
     detectors = [work_dir / step.name for step in steps if step.name.startswith("mask_rcnn")]
-    write_json(work_dir / "ap_table.json", ap_table_rows([RunResults.read(path) for path in find_results(detectors)]))
+    table, warnings = results_table(detectors)
+    write_json(work_dir / "ap_table.json", {"rows": ap_rows(table)})
     lines = ["Pretraining loss, mean of the first and of the last epoch:"]
     lines += [f"  {rule:7s} {first:.2f} -> {last:.2f}" for rule, first, last in _pretraining_losses(work_dir)]
-    report = ap_report(detectors)
     lines += ["", "Mask R-CNN on frozen backbones, 5 splits of the synthetic set, mean ± std (difference to SimCLR):", "",
-              report.text, *report.warnings,
-              f"Results in {work_dir} (ap_table.json, mask_rcnn_*/results.json), {time.monotonic() - began:.0f} s",
+              table_text(table, "markdown"), *(f"note: {line}" for line in table.notes),
+              *(f"warning: {line}" for line in warnings),
+              f"Results in {work_dir} (ap_table.json, mask_rcnn_*/run.json), {time.monotonic() - began:.0f} s",
               _report_line(work_dir)]
     return "\n".join(lines)
 
 
+def ap_rows(table: Table) -> list[dict[str, Any]]:
+    """The numbers of a table of AP.
+
+    Args:
+        table: the general one.
+
+    Returns:
+        A dict for each row and data set: ``method`` (such as ``loco``), ``encoder``, ``pretraining_epochs``, ``dataset``; of
+        every task ``<task>_mean``, ``_std``, ``_delta`` and ``_splits`` (how many have a value); ``requested_splits``. AP in
+        points; None stands for what does not exist.
+    """
+    rows = []
+    for row in table.rows:
+        setting = row.identity["setting"]
+        common = dict(method=shown_method(row.identity["method"]).family, encoder=setting["encoder"]["type"],
+                      pretraining_epochs=setting.get("epochs"))
+        for dataset in dict.fromkeys(column.dataset for column in row.cells):
+            cells = {column.metric.removesuffix("_AP"): cell
+                     for column, cell in row.cells.items() if column.dataset == dataset}
+            rows.append({**common, "dataset": dataset, **{
+                f"{task}_{name}": value for task, cell in cells.items()
+                for name, value in dict(mean=cell.mean, std=cell.std, delta=cell.delta, splits=cell.n).items()
+            }, "requested_splits": max(cell.of for cell in cells.values())})
+    return rows
+
+
 def _report_line(work_dir: Path) -> str:
-    """Writes the report and says where; where that fails, says why: the table that is to be printed is worth more."""
+    """Writes the report and says where, or why it could not: the table, which is to be printed, matters more."""
     try:
         from loco_det.html_report.render import write_report
 
@@ -115,7 +145,7 @@ def demo_steps(work_dir: Path) -> list[Step]:
         steps.append(Step(
             name,
             [command + (["--pretrained", str(_backbone(work_dir, method))] if trained else [])],
-            lambda folder=work_dir / name: len(list(folder.glob("split_*/result.json"))),
+            lambda folder=work_dir / name: len(list(folder.glob("split_*/run.json"))),
             5,
             [f"pretrain_{method}"] if trained else [],
         ))
@@ -171,7 +201,8 @@ def _backbone(work_dir: Path, rule: str) -> Path:
 
 
 def _epochs_done(folder: Path) -> int:
-    return max((int(path.stem.removeprefix("epoch_")) for path in folder.glob("epoch_*.pth")), default=0)
+    files = checkpoint_files(folder)
+    return int(files[0].stem.split("_")[1]) if files else 0  # of epoch_1_iter_11.pth, too
 
 
 def _pretraining_losses(work_dir: Path) -> list[tuple[str, float, float]]:

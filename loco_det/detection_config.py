@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from mmengine.config import Config
 
 from loco_det.experiment_inputs import RANDOM_INIT
 from pretrain import distributed
-from pretrain.encoders import build_encoder
+from pretrain.encoders import Encoder, build_encoder
 
-LAUNCHED = "pytorch"  # tells mmengine of several processes, which have been started already, by whichever launcher
+LAUNCHED = "pytorch"  # for mmengine: there are several processes, which have been started already, by whichever launcher
+OFFICIAL = "official"  # the AP of cityscapesscripts, beside COCO's
+PYRAMID_STRIDES = (4, 8, 16, 32)  # of what mmdet's feature pyramids are made of
 NEW_LAYER_NORMS: Mapping[str | None, dict | None] = {
     "SyncBN": dict(type="SyncBN", requires_grad=True),
     "GN": dict(type="GN", num_groups=32, requires_grad=True),
@@ -81,22 +85,72 @@ def split_config(
 
 
 def detector_config(config: Config, classes: Sequence[str]) -> dict[str, Any]:
-    """The detector with what config values and data decide: classes, normalisation, the neck's channels, weights.
+    """The detector with what config values and data decide: classes, normalisation, the pyramid's inputs, weights.
 
     Raises:
-        ValueError: ``new_layer_norm`` is unknown.
+        ValueError: ``new_layer_norm`` is unknown, or the encoder has too few stages for the pyramid.
     """
     model = copy.deepcopy(config.model.to_dict())
     backbone = model["backbone"]
-    backbone["checkpoint"] = None if config.pretrained.method == RANDOM_INIT else config.pretrained.checkpoint
+    backbone["checkpoint"] = None if config.pretrained.method == RANDOM_INIT else config.pretrained.get("checkpoint")
     encoder = build_encoder(backbone["encoder"])
-    stages = backbone.get("out_stages") or encoder.stages
-    model["neck"]["in_channels"] = [encoder.block_channels[encoder.stages[name][1] - 1] for name in stages]
+    if not backbone.get("out_stages"):
+        backbone |= _pyramid_inputs(encoder)
+    model["neck"]["in_channels"] = [encoder.block_channels[encoder.stages[name][1] - 1] for name in backbone["out_stages"]]
     norm = new_layer_norm(config.get("new_layer_norm", "SyncBN"))
     model["neck"]["norm_cfg"] = norm
-    for head in ("bbox_head", "mask_head"):
-        model["roi_head"][head] |= dict(num_classes=len(classes), norm_cfg=norm)
+    for _, head in _heads(model, "bbox_head", "mask_head"):
+        head |= dict(num_classes=len(classes), norm_cfg=norm)
     return dict(model, autocast=config.get("autocast"), channels_last=config.get("channels_last", False))
+
+
+def detector_tasks(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a detector predicts: ``"bbox"`` if it has a box head, ``"segm"`` if it has a mask or panoptic head.
+
+    Args:
+        model: its config, as plain data.
+
+    Raises:
+        ValueError: it has no such head.
+    """
+    found = {name for name, _ in _heads(model, "bbox_head", "mask_head", "panoptic_head")}
+    tasks = ("bbox",) * ("bbox_head" in found) + ("segm",) * bool(found - {"bbox_head"})
+    if not tasks:
+        raise ValueError(f"the detector {model.get('type')} has no bbox_head, mask_head or panoptic_head: it predicts "
+                         "neither boxes nor masks")
+    return tasks
+
+
+def measured_tasks(config: Config) -> tuple[str, ...]:
+    """What has an AP: the detector's tasks, and ``"official"`` where its masks are evaluated as Cityscapes does, too."""
+    tasks = detector_tasks(config.model.to_dict())
+    return (*tasks, OFFICIAL) if "segm" in tasks and config.data.get("official_gt") else tasks
+
+
+def _heads(model: Mapping[str, Any], *names: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The configs below a detector's that have one of these names, with the name; of a list, as a cascade has, each."""
+    for key, value in model.items():
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, Mapping):
+                if key in names:
+                    yield key, child
+                yield from _heads(child, *names)
+
+
+def _pyramid_inputs(encoder: Encoder) -> dict[str, Any]:
+    """Backbone options for a feature pyramid: the stages of strides nearest to its own, resized where they differ.
+
+    Of PResNet-50, with strides 4, 6.2, 9.3, 14, 18.7 and 28, these are res2, res4, res5 and res7. The papers transfer no
+    such encoder, the choice is ours.
+    """
+    strides = {name: encoder.block_strides[end - 1] for name, (_, end) in encoder.stages.items()}
+    if len(strides) < len(PYRAMID_STRIDES):
+        raise ValueError(f"the encoder has {len(strides)} stages, but a feature pyramid is made of {len(PYRAMID_STRIDES)}; "
+                         "set model.backbone.out_stages, and a neck that takes them")
+    stages = min(itertools.combinations(strides, len(PYRAMID_STRIDES)), key=lambda names: sum(
+        abs(math.log(strides[name] / stride)) for name, stride in zip(names, PYRAMID_STRIDES, strict=True)))
+    same = all(strides[name] == stride for name, stride in zip(stages, PYRAMID_STRIDES, strict=True))
+    return dict(out_stages=stages, out_strides=None if same else PYRAMID_STRIDES)
 
 
 def new_layer_norm(name: str | None) -> dict[str, Any] | None:
@@ -116,17 +170,17 @@ def dataset_options(ann_file: Path, images: Path, classes: Sequence[str]) -> dic
 
 
 def evaluators(config: Config, val_file: Path, classes: Sequence[str], **coco_options: Any) -> list[dict[str, Any]]:
-    """The metrics of a run: COCO's AP with its options, and for Cityscapes its official AP, too."""
-    metrics: list[dict[str, Any]] = [dict(type="CocoAP", ann_file=str(val_file.resolve()), **coco_options)]
-    official = config.data.get("official_gt")
-    if official:
-        folder = Path(config.data.root).resolve() / official
+    """The metrics of a run: COCO's AP with its options, and of masks on Cityscapes its official AP, too."""
+    tasks = detector_tasks(config.model.to_dict())
+    metrics: list[dict[str, Any]] = [dict(type="CocoAP", ann_file=str(val_file.resolve()), tasks=tasks, **coco_options)]
+    if OFFICIAL in measured_tasks(config):
+        folder = Path(config.data.root).resolve() / config.data.official_gt
         metrics.append(dict(type="CityscapesAP", ground_truth=str(folder), classes=tuple(classes)))
     return metrics
 
 
 def split_dir(config: Config, index: int) -> Path:
-    """Where a split's log, checkpoints and result are."""
+    """Where a split's log, checkpoints and record are."""
     return Path(config.work_dir) / f"split_{index}"
 
 

@@ -1,4 +1,8 @@
-"""Detection experiments, each a config over its splits: checked first, then trained and evaluated split by split."""
+"""Detection experiments, each a config over its splits: checked first, then trained and evaluated split by split.
+
+An experiment's work directory has the record ``run.json`` (:mod:`pretrain.results.store`), which says what was trained, and
+each finished split has one with its measurements in its own folder.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,10 @@ import contextlib
 import functools
 import gc
 import importlib
-import json
-import math
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +23,33 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from loco_det.backbone_file import check_backbone, encoder_name
+from loco_det.backbone_file import check_backbone
 from loco_det.datasets.annotations import category_names, derive, load_annotations
 from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split
-from loco_det.detection_config import Split, split_config, split_dir
+from loco_det.detection_config import Split, measured_tasks, split_config, split_dir
 from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
-from loco_det.evaluation.results import METRICS, RESULTS_FILE, TASKS, PretrainedBackbone, RunResults, SplitResult
 from loco_det.experiment_inputs import check_files, check_splits, process_problem
 from loco_det.experiment_parts import check_buildable
-from loco_det.locks import one_after_the_other, only_one_process
+from loco_det.locks import only_one_process
 from pretrain import distributed
 from pretrain.checkpoint_files import checkpoint_files, newest_intact
 from pretrain.checkpoints import file_sha256, load_checkpoint
 from pretrain.cli import note
 from pretrain.data.synthetic import ensure_configured
 from pretrain.errors import RunFailedError, RunInterrupted
-from pretrain.work_dir import check_work_dir, claim_work_dir, git_revision, write_json, write_text
+from pretrain.results.store import DETECTION, measurement, new_record, read_record, write_record
+from pretrain.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint, write_json, write_text
 
 REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
-ERROR_FILE, RESULT_FILE, TIMING_FILE = "error.txt", "result.json", "timing.json"  # of a split
+ERROR_FILE = "error.txt"  # of a split
+# Of a config, by dotted names: what runs whose results stand side by side need not have in common, because the backbone
+# decides it, it is in the identity, or it does not change what is computed.
+NOT_PROTOCOL = (
+    "pretrained", "model.backbone.encoder", "model.backbone.checkpoint", "model.backbone.out_stages",
+    "model.backbone.out_strides", "model.backbone.frozen_stages", "model.neck.in_channels", "data.root",
+    "data.num_train_images", "synthetic_data", "train_pipeline", "test_pipeline", "custom_imports", "default_hooks",
+    "custom_hooks", "channels_last",
+)
 
 
 @dataclass(frozen=True)
@@ -59,36 +69,16 @@ class DataDescription:
     val_sha256: str
 
 
-@dataclass(frozen=True)
-class Timing:
-    """How long the last session of a run took; of a resumed run the earlier ones are in its logs.
-
-    Attributes:
-        iterations: training iterations of the session.
-        training_seconds: for these, checkpoints included.
-        evaluation_seconds: for the evaluation.
-    """
-
-    iterations: int
-    training_seconds: float
-    evaluation_seconds: float
-
-    def plain(self) -> dict[str, float | None]:
-        """With the rate, None where nothing was left to train."""
-        rate = self.iterations / self.training_seconds if self.iterations else None
-        return {**asdict(self), "iterations_per_second": rate}
-
-
 def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = None, resume: bool = False) -> list[Path]:
-    """Trains and evaluates every split of every config, one after the other, and writes ``results.json`` after each.
+    """Trains and evaluates every split of every config, one after the other, and writes a record of each.
 
     Args:
         configs: resolved configs with ``work_dir`` set, of the shape of ``configs/mask_rcnn_*.py``.
-        splits: which of each protocol's splits to run; None for all. A split with a result is not run again.
+        splits: which of each protocol's splits to run; None for all. A split with a record is not run again.
         resume: continue a split that was begun from its last checkpoint instead of from its start.
 
     Returns:
-        The files of results.
+        The records of the experiments.
 
     Raises:
         ValueError: something that a run needs is missing or does not fit; before any training.
@@ -114,21 +104,22 @@ def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = No
     if failures:
         total = sum(len(experiment.todo) for experiment in experiments)
         raise RunFailedError(f"{len(failures)} of {total} runs failed: {'; '.join(failures)}")
-    return [experiment.results_file for experiment in experiments]
+    return [experiment.record_file for experiment in experiments]
 
 
 class Experiment:
     """One config over its splits.
 
-    Constructing it checks all that it needs and changes nothing.
+    Constructing it checks all that it needs and changes nothing on disk; a config that takes any backbone file gets the
+    file's encoder.
 
     Args:
         config: resolved config with ``work_dir`` set.
         splits: which splits to run; None for all of the protocol.
 
     Attributes:
-        todo: those of them without a result, ascending.
-        results_file: where its results are gathered.
+        todo: those of them without a record, ascending.
+        record_file: the experiment's record.
 
     Raises:
         ValueError: something is missing or does not fit.
@@ -140,15 +131,16 @@ class Experiment:
         if problem := process_problem():
             raise ValueError(problem)
         with distributed.first_process_first():
-            ensure_configured(config)  # draws the data set that is drawn
+            ensure_configured(config)  # generates the data set where it is synthetic
         check_files(config)
         import_modules_from_strings([name for name in config.custom_imports.imports if name != REGISTRATION])
-        self.results_file = Path(config.work_dir) / RESULTS_FILE
-        self._pretrained = check_backbone(config)
+        self.record_file = Path(config.work_dir) / RECORD_NAME
+        self._identity, self._backbone = check_backbone(config)
+        self._tasks = measured_tasks(config)
         self._data = distributed.from_first_process(lambda: _describe_data(config))
-        self._identity = _identity(config, self._pretrained, self._data)
-        self._sha256: str = check_work_dir(config.work_dir, self._identity)
-        finished = distributed.from_first_process(self._finished)  # another command may finish one meanwhile
+        self._own_config = _own_config(config, self._backbone, self._data)
+        self._sha256: str = check_work_dir(config.work_dir, self._own_config)
+        finished = distributed.from_first_process(lambda: _finished_splits(config))  # others may finish one meanwhile
         self.todo = [index for index in chosen if index not in finished]
         self._splits: dict[int, Split] = {}
         if self.todo:
@@ -156,12 +148,12 @@ class Experiment:
             check_buildable(config, self._data.classes)
 
     def claim(self) -> None:
-        """Makes the work directory this experiment's, and writes its splits and the results that there are already."""
+        """Makes the work directory this experiment's, and writes its record and its splits."""
         self._splits = distributed.from_first_process(self._prepare)
         _read.cache_clear()  # worker processes would come to copy it
 
     def run_split(self, index: int, resume: bool) -> None:
-        """Trains and evaluates one detector, and files its result.
+        """Trains and evaluates one detector, and writes its record.
 
         Args:
             index: number of the split.
@@ -175,17 +167,29 @@ class Experiment:
     def _run_split(self, split: Split, folder: Path, resume: bool) -> None:
         checkpoint, damaged = distributed.from_first_process(lambda: _checkpoint_to_resume(folder, resume))
         begun_at = 0 if checkpoint is None else load_checkpoint(checkpoint)["meta"]["iter"]
+        record = self._new_record(
+            split.index, config_sha256=self._sha256, seed=split.seed, num_train_images=split.num_images,
+            image_ids_sha256=split.image_ids_sha256, num_val_images=self._data.num_val_images,
+            val_sha256=self._data.val_sha256,
+        )
         runner = Runner.from_cfg(split_config(self.config, split, self._val_file, self._data.classes, checkpoint))
         assert is_model_wrapper(runner.model) == (distributed.world_size() > 1)
-        runner.register_hook(dict(type="DetectorRecordHook", record=self._record(split)))
+        kept = ("method", "setting", "repetition", "dataset", "classes", "config_sha256", "git_revision")
+        runner.register_hook(dict(type="RecordHook", key=DETECTION,
+                                  record={**{key: record[key] for key in kept}, "split": split.index}))
         for message in damaged:
-            runner.logger.warning(f"passed over a checkpoint: {message}")
+            runner.logger.warning(f"skipped a checkpoint: {message}")
         began = time.monotonic()
         runner.train()
         trained = time.monotonic()
         metrics = runner.val_loop.run()  # not runner.val(), which may load a checkpoint over what was just trained
-        timing = Timing(runner.iter - begun_at, trained - began, time.monotonic() - trained)
-        distributed.from_first_process(lambda: self._file_result(split, metrics, timing))
+        ended, iterations = time.monotonic(), runner.iter - begun_at
+        record |= dict(  # of this session: of a resumed run the earlier ones are in its logs
+            iterations=iterations, training_seconds=trained - began, evaluation_seconds=ended - trained,
+            iterations_per_second=iterations / (trained - began) if iterations else None, duration_s=ended - began,
+            rows=[self._measurement(name, value, split.index) for name, value in metrics.items()],
+        )
+        distributed.from_first_process(lambda: self._write_split(folder, record))
 
     def note_failure(self, index: int, error: Exception) -> str:
         """Writes the traceback beside the split's log, and returns a line about it."""
@@ -195,84 +199,63 @@ class Experiment:
         note(f"failed, going on without it: {line}")
         return line
 
-    def gather(self) -> None:
-        """Writes ``results.json`` from all splits finished by now, whichever process has run them."""
-        config, pretrained = self.config, self._pretrained
-        results = RunResults(
-            method=config.pretrained.method,
-            dataset=config.protocol.dataset,
-            encoder=encoder_name(config),
-            config=config.config_file,
-            config_sha256=self._sha256,
-            pretrained=pretrained,
-            requested_splits=list(range(config.protocol.num_splits)),
-        )
-        with one_after_the_other(self.results_file.parent):  # runs that end at once in several commands
-            results.splits.update(self._finished())
-            results.write(self.results_file)
-
-    def _finished(self) -> dict[int, SplitResult]:
-        """The splits that have a result.
-
-        Raises:
-            ValueError: one is damaged.
-        """
-        finished = {}
-        for index in range(self.config.protocol.num_splits):
-            file = split_dir(self.config, index) / RESULT_FILE
-            if file.exists():
-                try:
-                    finished[index] = SplitResult(**json.loads(file.read_text()))
-                except (ValueError, TypeError) as error:
-                    raise ValueError(f"{file} is damaged ({error}); delete it to run split {index} again") from error
-        return finished
-
     @property
     def _val_file(self) -> Path:
         return Path(self.config.work_dir) / "annotations_val.json"
 
     def _prepare(self) -> dict[int, Split]:
         """Claims the work directory and writes what all processes will read."""
-        claim_work_dir(self.config.work_dir, self._identity)
+        record = self._new_record(num_splits=self.config.protocol.num_splits, backbone=self._backbone,
+                                  data_root=str(Path(self.config.data.root).resolve()))
+        claim_work_dir(self.config.work_dir, self._own_config, record)
         train, val = read_annotations(self.config)
         if self.todo:
             write_json(self._val_file, val)
-        splits = {index: _make_split(self.config, train, index) for index in self.todo}
-        self.gather()
-        return splits
+        return {index: _make_split(self.config, train, index) for index in self.todo}
 
-    def _record(self, split: Split) -> dict[str, Any]:
-        """What is written into every checkpoint of a split."""
-        return dict(
-            method=self.config.pretrained.method,
-            encoder=self.config.model.backbone.to_dict()["encoder"],
-            classes=list(self._data.classes),
-            split=split.index,
-            image_ids_sha256=split.image_ids_sha256,
-            config_sha256=self._sha256,
-            git_revision=git_revision(),
+    def _new_record(self, split: int | None = None, **content: Any) -> dict[str, Any]:
+        """The record of the experiment, or of one of its splits."""
+        identity = self._identity
+        if split is not None:
+            identity = {**identity, "repetition": {**identity["repetition"], "split": split}}
+        return new_record(
+            DETECTION, identity, detection_protocol(self._own_config, self._data.num_val_images),
+            dataset=self.config.protocol.dataset, tasks=list(self._tasks), classes=list(self._data.classes), **content,
         )
 
-    def _file_result(self, split: Split, metrics: dict[str, float], timing: Timing) -> None:
-        folder = split_dir(self.config, split.index)
-        points = {task: {name: _none_if_nan(metrics[f"{task}_{name}"]) for name in METRICS} for task in TASKS}
-        official = {name.removeprefix("official_"): _none_if_nan(value) for name, value in metrics.items()
-                    if name.startswith("official_")}
-        result = SplitResult(
-            **points,
-            official=official or None,
-            num_train_images=split.num_images,
-            image_ids_sha256=split.image_ids_sha256,
-            num_val_images=self._data.num_val_images,
-            val_sha256=self._data.val_sha256,
-            seed=split.seed,
-        )
-        write_json(folder / TIMING_FILE, timing.plain())
+    def _measurement(self, name: str, value: float, split: int) -> dict[str, Any]:
+        metric, _, class_name = name.partition("/")  # of a class bbox_AP/person, see CocoAP
+        return measurement(self.config.protocol.dataset, DETECTION, metric, value, split=split,
+                           class_name=class_name or None)
+
+    def _write_split(self, folder: Path, record: Mapping[str, Any]) -> None:
         (folder / ERROR_FILE).unlink(missing_ok=True)
-        write_json(folder / RESULT_FILE, asdict(result))
-        self.gather()
-        note(f"split {split.index}: " + ", ".join(f"{task} AP {_spell(points[task]['AP'])}" for task in TASKS)
-             + f" ({timing.training_seconds:.0f} s of training)")
+        write_record(folder / RECORD_NAME, record)
+        found = {row["metric"]: row["value"] for row in record["rows"] if "class_name" not in row}
+        note(f"{folder.name}: " + ", ".join(f"{task} AP {_shown(found[f'{task}_AP'])}" for task in self._tasks)
+             + f" ({record['training_seconds']:.0f} s of training)")
+
+
+def detection_protocol(config: Mapping[str, Any], num_val_images: int) -> dict[str, Any]:
+    """What detection results must have in common to be averaged, or to stand in one column, beside the identity.
+
+    Args:
+        config: of the experiment, with the hashes of its annotations.
+        num_val_images: that are evaluated on.
+
+    Returns:
+        The config without :data:`NOT_PROTOCOL`, the number of images, and ``frozen_stages`` of the backbone, by itself since
+        random weights have nothing to freeze: see :class:`pretrain.results.table.Results`.
+    """
+    frozen = config["model"]["backbone"]["frozen_stages"]
+    return {"name": DETECTION, "num_val_images": num_val_images, "frozen_stages": frozen,
+            "config": _protocol_part(config_fingerprint(config)[1])}
+
+
+def _protocol_part(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    part = {key: _protocol_part(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in config.items() if f"{prefix}{key}" not in NOT_PROTOCOL}
+    return {key: value for key, value in part.items() if value is not None and value != {}}
 
 
 def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -309,7 +292,7 @@ def _read(ann_file: Path, images: Path) -> dict[str, Any]:
 
 
 def _make_split(config: Config, content: dict[str, Any], index: int) -> Split:
-    """Writes the split's id list beside its results, and its annotation file where it is not the data set's own."""
+    """Writes the split's id list beside its record, and its annotation file where it is not the data set's own."""
     protocol, data = config.protocol, config.data
     seed = split_seed(index, protocol.seed)
     ids = [image["id"] for image in content["images"]]
@@ -334,7 +317,7 @@ def _checkpoint_to_resume(folder: Path, resume: bool) -> tuple[Path | None, list
         return newest_intact(folder)
     files = checkpoint_files(folder)
     if files:
-        note(f"{folder} is begun anew, its {len(files)} checkpoints go; --resume would have continued it")
+        note(f"{folder} starts again, its {len(files)} checkpoints are removed; --resume would have continued it")
     for file in files:
         file.unlink()
     return None, []
@@ -351,12 +334,22 @@ def _describe_data(config: Config) -> DataDescription:
     )
 
 
-def _identity(config: Config, pretrained: PretrainedBackbone | None, data: DataDescription) -> dict[str, Any]:
+def _own_config(config: Config, backbone: Mapping[str, Any] | None, data: DataDescription) -> dict[str, Any]:
     """What makes a run this one: the config, with data and backbone by what they are and not by where they lie."""
     content = config.to_dict()
     content["data"] |= dict(root=Path(config.data.root).name, train_sha256=data.train_sha256, val_sha256=data.val_sha256)
-    content["pretrained"] = dict(method=config.pretrained.method, sha256=pretrained and pretrained.sha256)
+    content["pretrained"] = dict(method=config.pretrained.method, sha256=backbone and backbone["sha256"])
     return content
+
+
+def _finished_splits(config: Config) -> list[int]:
+    """The splits that have a record.
+
+    Raises:
+        RecordError: one is damaged.
+    """
+    files = {index: split_dir(config, index) / RECORD_NAME for index in range(config.protocol.num_splits)}
+    return [index for index, file in files.items() if file.exists() and read_record(file)]
 
 
 def _free_memory() -> None:
@@ -366,9 +359,5 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _none_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
-
-
-def _spell(points: float | None) -> str:
+def _shown(points: float | None) -> str:
     return "undefined" if points is None else f"{points:.2f}"

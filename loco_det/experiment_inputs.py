@@ -1,4 +1,4 @@
-"""What a detection experiment is told on the command line, and whether all that it needs is in its place.
+"""What the command line asks of a detection experiment, and whether all that it needs is in its place.
 
 Nothing here takes seconds to import: a missing file must not wait for a detector's libraries.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -20,21 +21,18 @@ DEFAULT_WORK_DIR = "work_dirs"
 
 
 def detection_configs(args: argparse.Namespace) -> list[Config]:
-    """The configs with the command line's overrides. Of several each has a directory of its own below ``--work-dir``.
+    """The configs with the command line's overrides.
+
+    The default work directory is named after the config, and of one that takes any backbone file after that, too. Of several
+    configs each has a directory of its own below ``--work-dir``.
 
     Raises:
         ValueError: one does not resolve, is of another kind or given twice, an option does not fit it, or files are missing.
     """
     paths, parent = args.configs, DEFAULT_WORK_DIR
     if len(paths) > 1:
-        if args.pretrained:
-            raise ValueError(f"--pretrained {args.pretrained} is of one config, but {len(paths)} are given")
         parent, args.work_dir = args.work_dir or parent, None
     configs = [load_config(path, args, parent, NEEDED_KEYS) for path in paths]
-    work_dirs = [config.work_dir for config in configs]
-    for path, work_dir in zip(paths, work_dirs, strict=True):
-        if work_dirs.count(work_dir) > 1:
-            raise ValueError(f"{path} shares the work directory {work_dir} with another of the configs; run it by itself")
     for config in configs:
         if args.data_root:
             use_data_root(config, args.data_root)
@@ -42,6 +40,12 @@ def detection_configs(args: argparse.Namespace) -> list[Config]:
             use_pretrained(config, args.pretrained)
         check_splits(config, args.splits)
         check_files(config)
+        if config.pretrained.method is None and not args.work_dir:
+            config.work_dir += f"_{Path(config.pretrained.checkpoint).stem}"
+    work_dirs = [config.work_dir for config in configs]
+    for path, work_dir in zip(paths, work_dirs, strict=True):
+        if work_dirs.count(work_dir) > 1:
+            raise ValueError(f"{path} shares the work directory {work_dir} with another of the configs; run it by itself")
     return configs
 
 
@@ -58,9 +62,15 @@ def use_pretrained(config: Config, path: str) -> None:
         ValueError: the config is one of random initialisation.
     """
     if config.pretrained.method == RANDOM_INIT:
-        raise ValueError(f"--pretrained {path}: this config starts from random weights; use another one, such as "
-                         "configs/mask_rcnn_loco_*.py")
+        raise ValueError(f"--pretrained {path}: this config starts from random weights; use one that takes any backbone "
+                         "file, such as configs/mask_rcnn_coco.py")
     config.pretrained.checkpoint = path
+
+
+def use_encoder(config: Config, encoder: Mapping[str, Any] | None) -> None:
+    """Makes a config that takes any backbone file have the encoder that the file names, if it does (in place)."""
+    if config.pretrained.method is None and encoder is not None:
+        config.model.backbone.encoder = dict(encoder)
 
 
 def check_splits(config: Config, splits: Sequence[int] | None) -> list[int]:
@@ -97,11 +107,13 @@ def check_files(config: Config) -> None:
     wanted = [data.train_ann, data.train_images, data.val_ann, data.val_images, *filter(None, [data.get("official_gt")])]
     missing = [str(root / path) for path in wanted if not (root / path).exists()]
     problems = []
-    if missing and "synthetic_data" not in config:  # that one is drawn
+    if missing and "synthetic_data" not in config:  # that one is generated
         problems.append(f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)")
     if config.pretrained.method != RANDOM_INIT:
         checkpoint = config.pretrained.get("checkpoint")
-        if not checkpoint or not Path(checkpoint).is_file():
-            problems.append(f"backbone not found: {checkpoint}. {config.pretrained.hint} (or pass --pretrained PATH)")
+        if not checkpoint:
+            problems.append(f"pass a backbone file with --pretrained FILE. {config.pretrained.hint}")
+        elif not Path(checkpoint).is_file():
+            problems.append(f"backbone not found: {checkpoint}. {config.pretrained.hint} (or pass --pretrained FILE)")
     if problems:
         raise ValueError("; ".join(problems))

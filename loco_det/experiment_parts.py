@@ -23,7 +23,7 @@ from loco_det.detection_config import Split, split_config
 
 
 def check_buildable(config: Config, classes: Sequence[str]) -> None:
-    """Builds detector and optimizer once and looks up what else a run is made of, so that it is told now what does not fit.
+    """Builds detector and optimizer once and looks up what else a run is made of, so that what does not fit is found now.
 
     Args:
         config: resolved config with ``work_dir`` set; all that it names is registered.

@@ -1,4 +1,4 @@
-"""Carries out what ``tools/train_det.py`` is asked for: in this process, in those of a launcher, or packed onto GPUs."""
+"""Carries out what ``tools/train_det.py`` is to do: in this process, in those of a launcher, or packed onto GPUs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_detectors(configs: Sequence[Config], args: argparse.Namespace, tool: s
         tool: the tool's own file, which runs on GPUs of their own are started with.
 
     Returns:
-        The files of results.
+        The records of the experiments.
 
     Raises:
         ValueError, RunFailedError, RunInterrupted: see :func:`loco_det.experiment.run_experiments`.
@@ -52,11 +52,9 @@ def _train_packed(configs: Sequence[Config], args: argparse.Namespace, tool: str
         experiment.claim()
     jobs = [_job(experiment.config, index, args, tool) for experiment in experiments for index in experiment.todo]
     failures = run_jobs(jobs, groups)
-    for experiment in experiments:
-        experiment.gather()  # two that end at once may each have gathered without the other
     if failures:
         raise RunFailedError(f"{len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}")
-    return [experiment.results_file for experiment in experiments]
+    return [experiment.record_file for experiment in experiments]
 
 
 def _job(config: Config, index: int, args: argparse.Namespace, tool: str) -> Job:

@@ -26,12 +26,3 @@ def only_one_process(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunFailedError(f"another command is at work in {folder}; wait for it, or end it") from error
         yield
-
-
-@contextlib.contextmanager
-def one_after_the_other(folder: Path) -> Iterator[None]:
-    """Waits until no other process is in the folder, and then keeps others waiting."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK_FILE, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

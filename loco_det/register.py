@@ -15,7 +15,6 @@ import loco_det.datasets.sampling  # noqa: E402
 import loco_det.detector  # noqa: E402
 import loco_det.evaluation.cityscapes_metric  # noqa: E402
 import loco_det.evaluation.coco_ap  # noqa: E402
-import loco_det.hooks  # noqa: E402
 import loco_det.training_loop  # noqa: E402, F401
 import pretrain.checkpoint_hook  # noqa: E402
 import pretrain.hooks  # noqa: E402

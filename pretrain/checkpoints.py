@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.encoders import Encoder, build_encoder
+from pretrain.encoders import Encoder, build_encoder, encoder_spec
 
 FORMAT = "loco-det-backbone"
-FORMAT_VERSION = 1
-RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.record.PretrainingRecordHook
+FORMAT_VERSION = 2
+RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.hooks.RecordHook
 ENCODER_PREFIX = "encoder."
-KNOWN_EXTRAS = ("fc.", "decoders.", "head.")
+KNOWN_EXTRAS = ("fc.", "decoders.", "objectives.", "head.")
 
 
 class CheckpointError(ValueError):
@@ -48,6 +49,11 @@ class BackboneFile:
     state_dict: dict[str, Tensor]
     meta: dict[str, Any]
 
+    @property
+    def encoder(self) -> dict[str, Any] | None:
+        """Config of the encoder; None where the file does not say."""
+        return self.meta.get("setting", {}).get("encoder")
+
 
 def export_backbone(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
     """Writes the bare encoder weights of a training checkpoint.
@@ -57,19 +63,20 @@ def export_backbone(checkpoint: str | Path, out: str | Path) -> dict[str, Any]:
         out: the file to write; its folder is made.
 
     Returns:
-        The metadata record: ``format``, ``version``, and the checkpoint's (:func:`pretrain.record.pretraining_record`).
+        The metadata record: ``format``, ``version``, the checkpoint's (:class:`pretrain.hooks.RecordHook`), and
+        ``argv``, the command line.
 
     Raises:
         CheckpointError: the file is truncated, no training checkpoint of ours, or its keys do not fit its encoder.
     """
     content = load_checkpoint(checkpoint)
     record = content.get(RECORD_KEY)
-    if not isinstance(record, Mapping) or "encoder" not in record:
+    if not isinstance(record, Mapping) or "method" not in record:
         raise CheckpointError(f"{checkpoint} is not a pretraining checkpoint (it has no {RECORD_KEY!r} record); "
                               "pass an epoch_*.pth that tools/pretrain.py wrote")
     backbone = read_backbone(checkpoint)
-    load_into(build_encoder(record["encoder"]), backbone)  # proves that the keys are complete
-    meta = {"format": FORMAT, "version": FORMAT_VERSION, **record}
+    load_into(build_encoder(backbone.encoder), backbone)  # proves that the keys are complete
+    meta = {"format": FORMAT, "version": FORMAT_VERSION, **record, "argv": list(sys.argv)}
     out = Path(out)
     if out.is_dir():
         raise CheckpointError(f"{out} is a folder; name the file to write, such as {out / 'backbone.pth'}")
@@ -97,15 +104,18 @@ def read_backbone(path: str | Path) -> BackboneFile:
         # what stands beside the encoder must not slip in under an encoder's name: it stays unexpected
         kept = {key.removeprefix(ENCODER_PREFIX) if key.startswith(ENCODER_PREFIX) else f"<root>.{key}": value
                 for key, value in kept.items()}
-    return BackboneFile(path, file_sha256(path), kept, _record_of(content))
+    return BackboneFile(path, file_sha256(path), kept, _record_of(path, content))
 
 
-def _record_of(content: Mapping) -> dict[str, Any]:
+def _record_of(path: Path, content: Mapping) -> dict[str, Any]:
+    """The record in a file; empty of files from elsewhere, and of those of version 1, which did not describe its method."""
     meta = content.get("meta")
-    if isinstance(meta, Mapping) and meta.get("format") == FORMAT:
-        return dict(meta)
-    record = content.get(RECORD_KEY)
-    return dict(record) if isinstance(record, Mapping) else {}
+    exported = isinstance(meta, Mapping) and meta.get("format") == FORMAT
+    if exported and meta["version"] > FORMAT_VERSION:
+        raise CheckpointError(f"{path} has version {meta['version']} of the format, but this package knows up to "
+                              f"{FORMAT_VERSION}; update the package")
+    record = meta if exported else content.get(RECORD_KEY)
+    return dict(record) if isinstance(record, Mapping) and isinstance(record.get("method"), Mapping) else {}
 
 
 def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping | None = None) -> None:
@@ -121,9 +131,8 @@ def load_into(encoder: Encoder, backbone: BackboneFile, expected: str | Mapping 
             five are named), or a weight is not finite. Counters of batch norm (``num_batches_tracked``), which files from
             before torch 0.4.1 do not have, may be missing.
     """
-    found = backbone.meta.get("encoder")
-    if expected is not None and found is not None:
-        check_same_encoder(backbone.path, found, expected)
+    if expected is not None and backbone.encoder is not None:
+        check_same_encoder(backbone.path, backbone.encoder, expected)
     own = encoder.state_dict()
     counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     given = {**counters, **backbone.state_dict}
@@ -140,7 +149,7 @@ def check_same_encoder(path: str | Path, found: str | Mapping, expected: str | M
     Raises:
         CheckpointError: they differ.
     """
-    if _encoder_spec(found) != _encoder_spec(expected):
+    if encoder_spec(found) != encoder_spec(expected):
         raise CheckpointError(f"{path} holds the encoder {_spell(found)}, but {_spell(expected)} is needed; "
                               "pass a file of that encoder or change the config's encoder")
 
@@ -211,12 +220,8 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _encoder_spec(spec: str | Mapping) -> dict:
-    return {"type": spec} if isinstance(spec, str) else dict(spec)
-
-
 def _spell(spec: str | Mapping) -> str:
-    spec = _encoder_spec(spec)
+    spec = encoder_spec(spec)
     options = ", ".join(f"{key}={value!r}" for key, value in sorted(spec.items()) if key != "type")
     return f"{spec['type']}({options})" if options else str(spec["type"])
 

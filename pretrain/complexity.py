@@ -128,17 +128,22 @@ def unit_macs(encoder: Encoder, units: Sequence[LocalUnit], input_size: int = US
     return [sum(macs[unit.start:unit.end]) for unit in units]
 
 
-def format_table(complexity: EncoderComplexity) -> str:
-    """The costs as a Markdown table, one line a stage and a last one with the totals."""
+def table_cells(complexity: EncoderComplexity) -> list[list[str]]:
+    """The costs as cells of a table: titles of columns, then one row a stage and a last one with the totals."""
     report = complexity.as_dict()
     shares = dict(flops_percent=100, memory_percent=100, activation_percent=100)
-    rows = [
+    head = ["stage", "output", "parameters (M)", "GFLOPs", "FLOPs %", "memory %", "activations (MiB)", "activations %"]
+    return [head, *(
         [row["name"], "×".join(map(str, row["out_shape"])), f"{row['parameters'] / 1e6:.2f}",
          f"{row['gflops']:.2f}", f"{row['flops_percent']:.2f}", f"{row['memory_percent']:.2f}",
          f"{row['activation_bytes'] / 2**20:.2f}", f"{row['activation_percent']:.2f}"]
         for row in (*report["stages"], {"name": "total", "out_shape": (), **report, **shares})
-    ]
-    head = ["stage", "output", "parameters (M)", "GFLOPs", "FLOPs %", "memory %", "activations (MiB)", "activations %"]
+    )]
+
+
+def format_table(complexity: EncoderComplexity) -> str:
+    """The costs as a Markdown table, one line a stage and a last one with the totals."""
+    head, *rows = table_cells(complexity)
     rule = ["---", "---", *["---:"] * (len(head) - 2)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 

@@ -35,7 +35,8 @@ class DataParallelLearner(nn.Module):
             dist.broadcast(tensor, src=0)
         encoder = module.encoder
         blocks = [list(encoder.parameters_of(index, index + 1)) for index in range(encoder.num_blocks)]
-        module.gradient_averager = GradientAverager([*blocks, *(list(decoder.parameters()) for decoder in module.decoders)])
+        beside = [list(part.parameters()) for part in (*module.decoders, *module.objectives)]
+        module.gradient_averager = GradientAverager([*blocks, *beside])
         torch.manual_seed(torch.initial_seed() + rank())  # dropout drops something else in every process
         self.module = module
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
@@ -10,6 +13,25 @@ from mmengine.registry import HOOKS
 from tqdm import tqdm
 
 from pretrain.errors import RunFailedError
+
+
+@HOOKS.register_module()
+class RecordHook(Hook):
+    """Writes into every checkpoint what it is one of, and how far the run has come.
+
+    Args:
+        key: where in the checkpoint.
+        record: plain data; ``epoch`` and ``iter`` are added.
+    """
+
+    def __init__(self, key: str, record: Mapping[str, Any]) -> None:
+        self.key = key
+        self.record = json.loads(json.dumps(record))  # ConfigDict -> dict
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """See :class:`mmengine.hooks.Hook`."""
+        meta = checkpoint["meta"]
+        checkpoint[self.key] = {**self.record, "epoch": meta["epoch"], "iter": meta["iter"]}
 
 
 class TooManyUndecodableImagesError(RunFailedError):

@@ -18,7 +18,7 @@ from pretrain.distributed import GradientAverager, average
 from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop
 from pretrain.local_units import LocalUnit, build_units, unit_names, untrained_blocks
-from pretrain.losses import NTXentLoss, SubsampledNTXentLoss
+from pretrain.objectives import Objective, build_objective
 from pretrain.options import build_with_options
 from pretrain.sequential import check_separable
 from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
@@ -30,17 +30,16 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @MODELS.register_module()
 class LocalContrastiveLearner(BaseModel):
-    """Trains an encoder with one contrastive loss a local unit.
+    """Trains an encoder with one loss a local unit.
 
     Args:
         encoder: name or config of the encoder, see :func:`pretrain.encoders.build_encoder`.
         rule: learning rule or list of block ranges, see :func:`pretrain.local_units.build_units`.
         decoder: options of :class:`~pretrain.decoders.Decoder`, the same for every unit.
-        temperature: tau of NT-Xent.
-        subsampling: options of :class:`~pretrain.losses.SubsampledNTXentLoss`, the same for every unit, such as
-            ``dict(threshold=0.0)``; None keeps all pairs.
+        objective: name or config of the objective, the same for every unit, see
+            :func:`pretrain.objectives.build_objective`.
         autocast: ``"bfloat16"`` or ``"float16"`` to run the forward passes in that type, None for float32; float16 needs the
-            :class:`~pretrain.optimizers.LossScalingOptimWrapper`. NT-Xent is computed in float32 whatever this is.
+            :class:`~pretrain.optimizers.LossScalingOptimWrapper`. Losses are computed in float32 whatever this is.
         channels_last: keep convolution weights and inputs in channels-last order.
         compile: backend of torch.compile for the encoder's blocks and the decoders (``"inductor"``), None to run them as
             they are. A compiled block's backward pass always computes weight gradients, also where the executor wants the
@@ -49,7 +48,11 @@ class LocalContrastiveLearner(BaseModel):
         recompute: what is run forward again to save memory, see :data:`pretrain.segments.RECOMPUTE`.
         soft_sharing: options of :class:`~pretrain.soft_sharing.SoftSharing` to give LoCo's units their own copies of shared
             stages; None to share the stages themselves.
+        method_name: what tables call the method instead of a label made of its options; None for that.
         data_preprocessor: mmengine's; by default batches are only moved to the device.
+
+    Attributes:
+        config: the options that say what is trained, as they were given.
 
     Raises:
         ValueError: an argument does not fit; the message says which and what would.
@@ -60,14 +63,14 @@ class LocalContrastiveLearner(BaseModel):
         encoder: str | Mapping,
         rule: str | Mapping | Sequence,
         decoder: Mapping | None = None,
-        temperature: float = 0.1,
-        subsampling: Mapping | None = None,
+        objective: str | Mapping = "NTXent",
         autocast: str | None = None,
         channels_last: bool = False,
         compile: str | None = None,
         allow_untrained: bool = False,
         recompute: str = "none",
         soft_sharing: Mapping | None = None,
+        method_name: str | None = None,
         data_preprocessor: Mapping | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
@@ -76,10 +79,9 @@ class LocalContrastiveLearner(BaseModel):
         if compile is not None and recompute != "none":
             raise ValueError(f"compile={compile!r} cannot be combined with recompute={recompute!r}, which takes the blocks' "
                              "graphs apart; leave one of them out")
+        self.config = dict(encoder=encoder, rule=rule, decoder=decoder, objective=objective, soft_sharing=soft_sharing,
+                           method_name=method_name)
         self.autocast = autocast
-        self.loss = NTXentLoss(temperature)
-        if subsampling is not None:
-            self.loss = build_with_options("subsampling", SubsampledNTXentLoss, subsampling, temperature)
         self.encoder = build_encoder(encoder)
         self.units = build_units(rule, self.encoder.stages, allow_untrained)
         self.unit_names = unit_names(self.units, self.encoder.stages)
@@ -95,6 +97,7 @@ class LocalContrastiveLearner(BaseModel):
             self.soft_sharing = build_with_options("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
             decoders = self.soft_sharing.extend(decoders)
         self.decoders = nn.ModuleList(decoders)
+        self.objectives = nn.ModuleList(build_objective(objective) for _ in self.units)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -114,21 +117,20 @@ class LocalContrastiveLearner(BaseModel):
             optim_wrapper: a plain mmengine ``OptimWrapper``, with float16 a ``LossScalingOptimWrapper``.
 
         Returns:
-            Log variables: ``loss`` (sum over units), and per unit ``loss_<unit>`` and ``accuracy_<unit>`` (contrastive
-            accuracy, 0 to 1), with subsampling also ``kept_positive_<unit>`` and ``kept_negative_<unit>`` (shares of pairs,
-            0 to 1); with soft sharing ``penalty``, which ``loss`` does not contain. All are of the global batch.
+            Log variables: ``loss`` (sum over units), per unit ``loss_<unit>`` and what else the objective measures, such as
+            ``accuracy_<unit>``; with soft sharing ``penalty``, which ``loss`` does not contain. All are of the global batch.
         """
         self.check_optim_wrapper(optim_wrapper)
         views = self.data_preprocessor(data, training=True)["views"]
         scale = getattr(optim_wrapper, "scale", _unscaled)
         active = range(len(self.units)) if self._alone is None else [self._alone]
-        objectives = {self.unit_names[index]: _Objective(self.decoders[index], self.loss, scale) for index in active}
+        losses = {self.unit_names[index]: _UnitLoss(self.decoders[index], self.objectives[index], scale) for index in active}
         optim_wrapper.zero_grad()
         images = views.transpose(0, 1).flatten(0, 1)  # (2N, 3, H, W), first views first
-        self.backprop.step(self.normalise(images), list(objectives.values()))  # no name, so that the executor can free them
+        self.backprop.step(self.normalise(images), list(losses.values()))  # no name, so that the executor can free them
         if self.gradient_averager is not None:
             self.gradient_averager.finish()
-        logs = _logs_of(objectives)
+        logs = _logs_of(losses)
         if self.soft_sharing is not None:
             logs["penalty"] = self.soft_sharing.descend(scale)
         optim_wrapper.step()
@@ -204,22 +206,25 @@ class LocalContrastiveLearner(BaseModel):
             module.compile(backend=backend)
 
 
-class _Objective:
-    """A unit's decoder and loss for one step.
+class _UnitLoss:
+    """A unit's decoder and objective for one step.
 
     Attributes:
-        loss: the mean loss over this process's rows, detached.
-        metrics: what else the loss tells of these rows by name, such as the contrastive accuracy.
+        loss: of this process's rows, detached.
+        metrics: what else the objective tells of these rows by name, such as the contrastive accuracy.
     """
 
-    def __init__(self, decoder: nn.Module, loss: NTXentLoss, scale: Callable[[Tensor], Tensor]) -> None:
-        self._decoder, self._loss, self._scale = decoder, loss, scale
+    def __init__(self, decoder: nn.Module, objective: Objective, scale: Callable[[Tensor], Tensor]) -> None:
+        self._decoder, self._objective, self._scale = decoder, objective, scale
         self.loss: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
 
     def __call__(self, features: Tensor) -> Tensor:
         """Feature map ``(2N, C, h, w)`` -> the loss, scaled for the backward pass."""
-        loss, self.metrics = self._loss(self._decoder(features))
+        loss, self.metrics = self._objective(self._decoder(features))
+        if taken := [name for name in self.metrics if name.startswith("loss")]:
+            raise ValueError(f"{type(self._objective).__name__} measures {taken[0]!r}, but names that begin with 'loss' are "
+                             "the losses of units in the log; call it otherwise")
         self.loss = loss.detach()
         return self._scale(loss)
 
@@ -228,9 +233,9 @@ def _unscaled(loss: Tensor) -> Tensor:
     return loss
 
 
-def _logs_of(objectives: Mapping[str, _Objective]) -> dict[str, Tensor]:
+def _logs_of(losses: Mapping[str, _UnitLoss]) -> dict[str, Tensor]:
     """Losses and metrics by unit, means over all processes, and the sum of the losses."""
-    by_unit = {unit: {"loss": o.loss, **o.metrics} for unit, o in objectives.items()}
+    by_unit = {unit: {"loss": each.loss, **each.metrics} for unit, each in losses.items()}
     values = average(torch.stack([torch.stack([*quantities.values()]) for quantities in by_unit.values()]))  # (units, q)
     logs = {"loss": values[:, 0].sum()}
     for quantity, column in zip(next(iter(by_unit.values())), values.T, strict=True):

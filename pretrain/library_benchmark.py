@@ -114,7 +114,8 @@ class Ours:
 
     def __init__(self, config: BenchmarkConfig, **options: Any) -> None:
         self.config = config
-        self.learner = LocalContrastiveLearner(config.encoder, rule="simclr", temperature=TEMPERATURE, **options)
+        objective = dict(type="NTXent", temperature=TEMPERATURE)
+        self.learner = LocalContrastiveLearner(config.encoder, rule="simclr", objective=objective, **options)
         self.optimizer = OptimWrapper(torch.optim.SGD(self.learner.parameters(), **SGD))
 
     def in_memory(self, views: Tensor) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from pretrain.local_units import LocalUnit, check_units
 from pretrain.norm_recompute import cheap_recompute
 from pretrain.segments import GradientSource, Segment, check_recompute
 
-Objective = Callable[[Tensor], Tensor]
+UnitLoss = Callable[[Tensor], Tensor]  # projection head and objective: feature map -> scaled loss
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class LocalBackprop:
         self._ranges = segment_ranges(units)
         self._descents = descents_of(units)
 
-    def step(self, x: Tensor, objectives: Sequence[Objective]) -> list[Tensor]:
+    def step(self, x: Tensor, objectives: Sequence[UnitLoss]) -> list[Tensor]:
         """Runs one forward pass and accumulates into ``.grad`` of the encoder and of whatever the objectives train.
 
         Args:
@@ -184,7 +184,7 @@ class LocalBackprop:
         return _Stretch(segment, covering)
 
     def _descend(
-        self, descent: Descent, stretches: list[_Stretch], objectives: Sequence[Objective], losses: list[Tensor | None]
+        self, descent: Descent, stretches: list[_Stretch], objectives: Sequence[UnitLoss], losses: list[Tensor | None]
     ) -> None:
         """Carries the gradient of a descent's units from its highest segment to its start."""
         grad: list[Tensor] = []  # of the descent's units above, at the current segment's output
@@ -196,7 +196,7 @@ class LocalBackprop:
                     losses[index] = self._decode(stretch.segment.output, objectives[index], grad)
             stretch.take(descent, grad)
 
-    def _decode(self, features: Tensor, objective: Objective, grad: list[Tensor]) -> Tensor:
+    def _decode(self, features: Tensor, objective: UnitLoss, grad: list[Tensor]) -> Tensor:
         """A unit's loss; adds its gradient at the unit's output to ``grad``, and accumulates the decoder's own gradients."""
         boundary = features.detach().requires_grad_()
         loss = self._loss(boundary, objective)
@@ -210,7 +210,7 @@ class LocalBackprop:
         grad.append(boundary.grad)
         return loss.detach()
 
-    def _loss(self, features: Tensor, objective: Objective) -> Tensor:
+    def _loss(self, features: Tensor, objective: UnitLoss) -> Tensor:
         with self._autocast(), cheap_recompute() if self.recompute != "none" else nullcontext():
             return objective(features)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
+from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,7 +79,7 @@ def method_options(text: str) -> str | dict:
     Encoder, recomputation and autocast are left out: the caller chooses them.
 
     Raises:
-        ValueError: there is no such method, or the file is no pretraining config.
+        ValueError: there is no such method, or the file is not a pretraining config.
     """
     if not text.endswith(".py"):
         return text
@@ -86,10 +87,11 @@ def method_options(text: str) -> str | dict:
         raise ValueError(f"config file {text} does not exist; methods without a file are {', '.join(METHODS)}")
     try:
         config = Config.fromfile(text, import_custom_modules=False)
-    except Exception as error:  # whatever a Python file that is no config may raise
-        raise ValueError(f"{text} is no pretraining config: {type(error).__name__} {error}") from error
-    if "rule" not in config.get("model", {}):
-        raise ValueError(f"{text} is no pretraining config: it has no model.rule; configs/pretrain/ has such")
+        if "rule" not in config.get("model", {}):
+            raise ValueError("it has no model.rule; configs/pretrain/ has such")
+        import_modules_from_strings(**config.get("custom_imports", {"imports": []}))  # such as an objective of its own
+    except Exception as error:  # whatever a Python file that is not a config may raise
+        raise ValueError(f"{text} is not a pretraining config: {type(error).__name__}: {error}") from error
     return {key: value for key, value in config.model.to_dict().items() if key not in LEFT_OUT}
 
 
@@ -308,7 +310,7 @@ def train_step(learner: LocalContrastiveLearner, data: dict[str, Tensor], checkp
         with learner.autocast_context():
             x = checkpoint(learner.encoder.block(index), x, use_reentrant=False, preserve_rng_state=False)
     with learner.autocast_context():
-        loss, _ = learner.loss(learner.decoders[0](x))
+        loss, _ = learner.objectives[0](learner.decoders[0](x))
     loss.backward()
 
 

@@ -40,6 +40,8 @@ def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, 
 
 
 def _options_of(make: Callable, taken: int) -> dict[str, inspect.Parameter]:
-    """The parameters of ``make`` by name, but for the first ``taken`` ones and those that a partial has set."""
+    """The named parameters of ``make``, but for the first ``taken`` ones and those that a partial has set."""
     parameters = list(inspect.signature(make).parameters.values())[taken:]
-    return {parameter.name: parameter for parameter in parameters if parameter.name not in getattr(make, "keywords", {})}
+    any_others = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # as modules without __init__ have
+    return {parameter.name: parameter for parameter in parameters
+            if parameter.kind not in any_others and parameter.name not in getattr(make, "keywords", {})}

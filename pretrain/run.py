@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import sync_random_seed
@@ -28,9 +30,12 @@ from pretrain.checkpoint_files import checkpoint_files, checkpoint_name, newest_
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.data.synthetic import ensure_configured
 from pretrain.errors import RunInterrupted
+from pretrain.learner import LocalContrastiveLearner
 from pretrain.learning_rates import check_schedule, resolve_lr
 from pretrain.optimizers import check_no_accumulation
-from pretrain.record import pretraining_record
+from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
+from pretrain.results.store import PRETRAINING, RecordError, measurement, new_record, read_record, write_record
+from pretrain.training_log import read_training_log
 from pretrain.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint
 
 
@@ -64,25 +69,29 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
     distributed.start_processes(launcher)
     plain = _resolve(config)
     work_dir, identity = Path(config.work_dir), _identity(plain)
+    _check_kind(work_dir)
     begun = bool(checkpoint_files(work_dir))  # without a checkpoint the directory is free for another try
     sha256 = check_work_dir(work_dir, identity) if begun else config_fingerprint(identity)[0]
     checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
     if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
-        distributed.stop_processes()
+        _end(work_dir)
         return checkpoint
-    runner = _build_runner(plain, sha256, checkpoint, launcher)
+    runner = _build_runner(plain, checkpoint, launcher)
+    record = _record(runner, plain)
+    runner.register_hook(dict(type="RecordHook", key=RECORD_KEY, record=_checkpoint_record(record, sha256)))
     for message in damaged:
         runner.logger.warning(f"passed over a checkpoint: {message}")
     if distributed.rank() == 0:
         if not begun:
             (work_dir / RECORD_NAME).unlink(missing_ok=True)
-        claim_work_dir(work_dir, identity)
+        claim_work_dir(work_dir, identity, record)
+    began = time.monotonic()
     try:
         runner.train()
-    except RunInterrupted:  # all processes at once; one that ends with its group open may abort
-        distributed.stop_processes()
+    except RunInterrupted:
+        _end(work_dir, time.monotonic() - began)
         raise
-    distributed.stop_processes()
+    _end(work_dir, time.monotonic() - began)
     return checkpoint_files(work_dir)[0]
 
 
@@ -112,13 +121,67 @@ def _identity(config: dict) -> dict:
     return dict(config, train_dataloader=dict(loader, dataset=dataset))
 
 
-def _build_runner(config: dict, sha256: str, checkpoint: Path | None, launcher: str) -> Runner:
+def _check_kind(work_dir: Path) -> None:
+    """Refuses a directory that holds a run of another kind."""
+    file = work_dir / RECORD_NAME
+    try:
+        kind = read_record(file).kind if file.exists() else PRETRAINING
+    except RecordError:  # damaged
+        return
+    if kind != PRETRAINING:
+        raise ValueError(f"{work_dir} holds a run of {kind}; choose another --work-dir")
+
+
+def _end(work_dir: Path, seconds: float | None = None) -> None:
+    if distributed.rank() == 0:
+        _finish_record(work_dir, seconds)
+    distributed.stop_processes()  # all processes at once; one that ends with its group open may abort
+
+
+def _record(runner: Runner, config: dict) -> dict[str, Any]:
+    """The record of what is trained here, described from the parts that were built."""
+    identity = {
+        "method": method_of_learner(_learner(runner), epochs_per_unit(config)),
+        "setting": setting_of_config(config, len(runner.train_dataloader.dataset)),
+        "repetition": {"seed": runner.seed},
+    }
+    data_root = config["train_dataloader"]["dataset"]["data_root"]
+    return new_record(PRETRAINING, identity, protocol={"name": PRETRAINING}, data_root=data_root)
+
+
+def _checkpoint_record(record: Mapping[str, Any], config_sha256: str) -> dict[str, Any]:
+    """The part of a run's record that its checkpoints and exported backbones carry."""
+    kept = ("method", "setting", "repetition", "git_revision")
+    return {**{key: record[key] for key in kept}, "config_sha256": config_sha256}
+
+
+def _finish_record(work_dir: Path, seconds: float | None) -> None:
+    """Adds this session's duration, if any, to the run's record, and the means over the last epoch that was logged."""
+    path = work_dir / RECORD_NAME
+    record = dict(read_record(path).content)
+    if seconds is not None:
+        record["duration_s"] = round((record["duration_s"] or 0.0) + seconds, 3)
+    dataset = dataset_name(record["setting"]["data"])
+    try:
+        log = read_training_log(work_dir)
+    except ValueError:  # it ended before the first line
+        log = None
+    if log is not None:
+        record["rows"] = [measurement(dataset, PRETRAINING, metric, log.last_epoch_mean(f"{metric}_{unit}"), stage=unit)
+                          for unit in log.units() for metric in log.metrics(unit)]
+    write_record(path, record)
+
+
+def _learner(runner: Runner) -> LocalContrastiveLearner:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _build_runner(config: dict, checkpoint: Path | None, launcher: str) -> Runner:
     """A runner with everything built that may refuse its options, and checked for what would fail or go wrong later.
 
     Raises:
         ValueError: something does not fit; the message names the config's key or the mend.
     """
-    record = dict(type="PretrainingRecordHook", record=pretraining_record(config, sha256))
     start = {} if checkpoint is None else dict(resume=True, load_from=str(checkpoint))
     seed = config.get("randomness", {}).get("seed")
     if seed is None:  # mmengine would draw one, and restore a resumed run's only when its data are shuffled already
@@ -127,7 +190,6 @@ def _build_runner(config: dict, sha256: str, checkpoint: Path | None, launcher: 
         share_of_process(config),
         **start,
         randomness=dict(config.get("randomness", {}), seed=seed),
-        custom_hooks=[*config.get("custom_hooks", []), record],
         launcher=launcher if distributed.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
     )))
     with distributed.first_process_first(), _naming("train_dataloader"):
@@ -158,7 +220,7 @@ def _check_images(runner: Runner, config: dict, checkpoint: Path | None) -> None
     if found < batch_size:
         raise ValueError(f"{root} holds {found} images, fewer than a batch of {batch_size}; add images or lower "
                          "train_dataloader.batch_size with --cfg-options")
-    known = found if checkpoint is None else load_checkpoint(checkpoint)[RECORD_KEY].get("num_images", found)
+    known = found if checkpoint is None else load_checkpoint(checkpoint)[RECORD_KEY]["setting"]["images"]
     if found != known:
         raise ValueError(f"{root} holds {found} images, but {checkpoint} was trained on {known}; restore them, or start "
                          "anew in another --work-dir")
@@ -166,8 +228,7 @@ def _check_images(runner: Runner, config: dict, checkpoint: Path | None) -> None
 
 def _check_parts(runner: Runner) -> None:
     """Lets the learner refuse the optimizer wrapper, and our hooks the run, before it begins."""
-    learner = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    learner.check_optim_wrapper(runner.optim_wrapper)
+    _learner(runner).check_optim_wrapper(runner.optim_wrapper)
     for hook in runner.hooks:
         if hasattr(hook, "check"):  # ours
             hook.check(runner)

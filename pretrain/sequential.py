@@ -67,9 +67,9 @@ class SequentialUnitsHook(Hook):
         learner = _learner_of(runner)
         active = runner.epoch // self.epochs_per_unit
         learner.train_only(active)
-        for name in (name for index, name in enumerate(learner.unit_names) if index != active):
-            for quantity in ("loss", "accuracy"):
-                runner.message_hub.log_scalars.pop(f"train/{quantity}_{name}", None)
+        others = tuple(f"_{name}" for index, name in enumerate(learner.unit_names) if index != active)
+        for name in [name for name in runner.message_hub.log_scalars if name.endswith(others)]:
+            runner.message_hub.log_scalars.pop(name)
 
 
 def _learner_of(runner):

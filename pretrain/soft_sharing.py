@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.encoders import Encoder
-from pretrain.local_backprop import LocalBackprop, Objective
+from pretrain.local_backprop import LocalBackprop, UnitLoss
 from pretrain.local_units import LocalUnit, loco_units
 
 
@@ -108,7 +108,7 @@ class SoftSharingBackprop(LocalBackprop):
         lower = [LocalUnit(u.start, _last_stage_start(u, encoder.stages)) for u in units[int(self._first_is_outside):-1]]
         super().__init__(encoder, [*lower, units[-1]], autocast, allow_untrained, recompute)
 
-    def step(self, x: Tensor, objectives: Sequence[Objective]) -> list[Tensor]:
+    def step(self, x: Tensor, objectives: Sequence[UnitLoss]) -> list[Tensor]:
         """As :meth:`LocalBackprop.step`, one objective a unit of LoCo; the first stage's own takes the images themselves."""
         if not self._first_is_outside:
             return super().step(x, objectives)

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.losses import SubsampledNTXentLoss
-from pretrain.tables import MARKDOWN, markdown_table
+from pretrain.objectives import NTXent
+from pretrain.results.formats import MARKDOWN, markdown_table
 
 PLAIN = "none"  # how results name the run without a threshold
 COLLAPSED = 1e-2  # a singular value below, of a largest of 1, is a dimension given up
@@ -132,12 +132,12 @@ def compare_thresholds(problem: ToyProblem, thresholds: Iterable[float]) -> dict
     Raises:
         ValueError: a threshold is outside [-1, 1], or the temperature is not positive.
     """
-    losses = {name: SubsampledNTXentLoss(problem.temperature, threshold)
+    losses = {name: NTXent(problem.temperature, threshold)
               for name, threshold in {PLAIN: None, **{str(float(value)): value for value in thresholds}}.items()}
     return {name: _result(problem, loss) for name, loss in losses.items()}
 
 
-def _result(problem: ToyProblem, loss: SubsampledNTXentLoss) -> ToyResult:
+def _result(problem: ToyProblem, loss: NTXent) -> ToyResult:
     views, weight = initial_state(problem)
     descent = descend(weight, views, loss, problem)
     with torch.no_grad():
@@ -145,8 +145,8 @@ def _result(problem: ToyProblem, loss: SubsampledNTXentLoss) -> ToyResult:
         singular_values = spectrum(views @ weight.T).tolist()
     return ToyResult(
         singular_values,
-        kept_positive=metrics["kept_positive"].item(),
-        kept_negative=metrics["kept_negative"].item(),
+        kept_positive=float(metrics.get("kept_positive", 1)),  # without a threshold all are kept
+        kept_negative=float(metrics.get("kept_negative", 1)),
         loss_first=fmean(descent.losses[:LOSS_WINDOW]),
         loss_last=fmean(descent.losses[-LOSS_WINDOW:]),
         steps=descent.steps,
@@ -164,7 +164,7 @@ def initial_state(problem: ToyProblem) -> tuple[Tensor, Tensor]:
     return torch.cat([points, second]), weight.requires_grad_()
 
 
-def descend(weight: Tensor, views: Tensor, loss: SubsampledNTXentLoss, problem: ToyProblem) -> Descent:
+def descend(weight: Tensor, views: Tensor, loss: NTXent, problem: ToyProblem) -> Descent:
     """Changes ``weight`` ``(D, D)`` by gradient descent over all views ``(2N, D)`` until it is at rest, or steps run out."""
     optimizer = torch.optim.SGD([weight], lr=problem.learning_rate)
     losses: list[float] = []

@@ -11,7 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pretrain.work_dir import RECORD_NAME
+from mmengine.logging import print_log
+
+from pretrain.results.store import PRETRAINING, find_records
 
 SCALARS = "*/vis_data/scalars.json"  # mmengine's, one JSON object a line, one file for every start of the run
 
@@ -26,12 +28,10 @@ class TrainingLog:
             iterations (as many as lie between two records, unless a config says otherwise): ``loss``, ``loss_<unit>``,
             ``accuracy_<unit>`` (0 to 1), ``kept_positive_<unit>``, ``kept_negative_<unit>``; and ``lr``,
             ``images_per_second``.
-        config: the run's resolved config, without what only says how it is carried out; empty where it is not recorded.
     """
 
     work_dir: Path
     records: Sequence[Mapping[str, Any]]
-    config: Mapping[str, Any]
 
     @property
     def epochs_done(self) -> int:
@@ -57,6 +57,15 @@ class TrainingLog:
             key.removeprefix(prefix) for record in self.records for key in record if key.startswith(prefix)
         ))
 
+    def metrics(self, unit: str) -> list[str]:
+        """What was logged of a unit, the loss first: ``accuracy`` stands for ``accuracy_<unit>``."""
+        names = dict.fromkeys(key for record in self.records for key in record if key.endswith(f"_{unit}"))
+        return sorted((name.removesuffix(f"_{unit}") for name in names), key=lambda name: (name != "loss", name))
+
+    def last_epoch_mean(self, name: str) -> float:
+        """Mean of a scalar's records in the last epoch that has any."""
+        return list(self.epoch_means(name).values())[-1]
+
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Epochs done and values of a scalar, where it was logged."""
         found = [(x, record[name]) for x, record in zip(self.progress(), self.records, strict=True) if name in record]
@@ -74,14 +83,14 @@ class TrainingLog:
 def find_training_logs(paths: Iterable[str | Path]) -> list[Path]:
     """Work directories of pretrainings: those that are given, and of other folders all below.
 
-    Below folders only what has a record (``run.json``) of a pretraining counts, so that detectors' logs are passed over.
+    Below folders only what has the record (``run.json``) of a pretraining counts, so that detectors' logs are skipped.
 
     Returns:
         Each directory once, in the order of the arguments, those below a folder sorted.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a path is no folder, there is no log in it or below, or a record is damaged.
+        ValueError: a path is not a folder, or there is no log in it or below.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -98,13 +107,19 @@ def find_training_logs(paths: Iterable[str | Path]) -> list[Path]:
 
 def training_logs_below(folder: Path) -> list[Path]:
     """As :func:`find_training_logs`, of one folder; empty where there are none."""
-    if _has_log(folder):
+    if has_training_log(folder):
         return [folder]
-    folders = sorted({file.parents[2] for file in folder.rglob(SCALARS)})
-    return [each for each in folders if "rule" in recorded_config(each).get("model", {}) and _has_log(each)]
+    if not folder.is_dir():
+        return []
+    records, warnings = find_records([folder])
+    for warning in warnings:
+        print_log(f"left out: {warning}", logger="current")
+    folders = [record.path.parent for record in records if record.kind == PRETRAINING]
+    return [each for each in folders if has_training_log(each)]
 
 
-def _has_log(folder: Path) -> bool:
+def has_training_log(folder: Path) -> bool:
+    """Whether a pretraining has logged anything in a work directory."""
     return any(_read_lines(file) for file in folder.glob(SCALARS))
 
 
@@ -112,11 +127,11 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
     """Reads the log of a pretraining.
 
     What was run again after a resume replaces what the interrupted run had logged of it. A last line that was cut off when
-    the run was killed is passed over.
+    the run was killed is skipped.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: nothing was logged there, or the run's record is damaged.
+        ValueError: nothing was logged there.
     """
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
@@ -130,29 +145,11 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
     if not records:
         raise ValueError(f"{work_dir} has no training log ({SCALARS}); pass the work directory of a pretraining that has "
                          "run for at least one interval of logging")
-    return TrainingLog(work_dir, [records[step] for step in sorted(records)], recorded_config(work_dir))
-
-
-def recorded_config(work_dir: Path) -> dict[str, Any]:
-    """The config of the run in a work directory; empty where it is not recorded.
-
-    Raises:
-        ValueError: the record is damaged.
-    """
-    file = work_dir / RECORD_NAME
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))["config"]
-        if not isinstance(config, dict):
-            raise TypeError(f"its config is {config!r}")
-        return config
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}); restore it, or delete it to do without the config") from error
+    return TrainingLog(work_dir, [records[step] for step in sorted(records)])
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """Records of training with their numbers, in the order of the lines; whatever else there is, is passed over."""
+    """Records of training with their numbers, in the order of the lines; anything else is skipped."""
     lines = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

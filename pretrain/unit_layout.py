@@ -15,13 +15,15 @@ from torch import nn
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.cli import load_config
 from pretrain.decoders import Decoder
+from pretrain.encoders import encoder_label
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.local_units import LocalUnit, Stages, untrained_blocks
-from pretrain.methods import Method, epochs_per_unit, method_of_record
-from pretrain.readout.recipes import architecture, encoder_spec
-from pretrain.training_log import recorded_config
+from pretrain.results.method import Method, epochs_per_unit, learner_options, method_of_learner, shown_method
+from pretrain.results.store import read_record
+from pretrain.work_dir import RECORD_NAME
 
-SHOWN_OPTIONS = ("encoder", "rule", "decoder", "subsampling", "allow_untrained", "soft_sharing")  # of the learner
+SHOWN_OPTIONS = (  # of the learner
+    "encoder", "rule", "decoder", "objective", "allow_untrained", "soft_sharing", "method_name")
 Effect = Literal["updates", "passes", "copy"]
 
 
@@ -117,9 +119,8 @@ def rule_layout(model: Mapping[str, Any]) -> RuleLayout:
             learner.units, learner.unit_names, _lanes(learner.units), copies, learner.decoders, strict=True)
     ]
     untrained = untrained_blocks(learner.units, learner.encoder.num_blocks)
-    encoder = architecture(encoder_spec(model["encoder"]))
-    method = method_of_record(model)
-    return RuleLayout(method.label, method, encoder, learner.encoder.stages, units, untrained)
+    method = shown_method(method_of_learner(learner, model.get("epochs_per_unit")))
+    return RuleLayout(method.label, method, encoder_label(model["encoder"]), learner.encoder.stages, units, untrained)
 
 
 def read_model(path: str | Path) -> dict[str, Any]:
@@ -137,19 +138,15 @@ def read_model(path: str | Path) -> dict[str, Any]:
         keys = ("model.rule", "model.encoder")
         config = load_config(str(path), Namespace(cfg_options=None, work_dir=None), default_work_dir="", needed_keys=keys)
         return {"source": str(path), **model_of_config(config)}
+    content = load_checkpoint(path) if path.is_file() else {}
+    record = content.get(RECORD_KEY) or content.get("meta") or {}
     if path.is_dir():
-        config = recorded_config(path)
-        if "rule" not in config.get("model", {}):
-            raise ValueError(f"{path} holds no record of a pretraining (run.json); pass a work directory of "
-                             "tools/pretrain.py, a config or a checkpoint")
-        return {"source": str(path), **model_of_config(Config(config))}
-    content = load_checkpoint(path)
-    record = content.get(RECORD_KEY) or content.get("meta")
-    if not isinstance(record, Mapping) or not {"rule", "encoder"} <= record.keys():
-        raise ValueError(f"{path} does not say how it was pretrained; pass an epoch_*.pth of tools/pretrain.py, a backbone "
-                         "of tools/export_backbone.py, a config or a work directory")
-    subsampling = (record.get("settings") or {}).get("subsampling")
-    return {"source": str(path), "subsampling": subsampling, **record, "allow_untrained": True}  # what trained was allowed
+        record = read_record(path / RECORD_NAME).content
+    if "method" not in record:
+        raise ValueError(f"{path} does not say how it was pretrained; pass a work directory or an epoch_*.pth of "
+                         "tools/pretrain.py, a backbone of tools/export_backbone.py, or a config")
+    return {"source": str(path), **learner_options(record["method"], record["setting"]),
+            "epochs_per_unit": record["method"]["epochs_per_unit"]}
 
 
 def model_of_config(config: Config) -> dict[str, Any]:

@@ -65,8 +65,13 @@ def check_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
     return sha256
 
 
-def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
-    """Records in ``work_dir`` which config runs there; to be called when all input has been found good.
+def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Writes the record of the run into ``work_dir``, unless it is there; to be called when all input has been found good.
+
+    Args:
+        work_dir: may not exist yet.
+        config: the resolved config as plain data; becomes part of the record with its fingerprint.
+        record: see :func:`pretrain.results.store.new_record`.
 
     Returns and raises as :func:`check_work_dir`.
     """
@@ -74,7 +79,7 @@ def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
     record_file = Path(work_dir) / RECORD_NAME
     if not record_file.exists():
         _, plain = config_fingerprint(config)
-        write_json(record_file, {"config_sha256": sha256, "git_revision": git_revision(), "config": plain})
+        write_json(record_file, {**record, "config_sha256": sha256, "config": plain})
     return sha256
 
 

@@ -8,7 +8,7 @@
     python tools/analyze.py configs/pretrain/subsampling/k16_simclr_resnet50_cifar10.py --what memory  # without a training
 
 Prints {"what": ..., "runs": [...]} with a record for each checkpoint, which is also written beside the checkpoint.
-Of several checkpoints, those that cannot be analyzed are told and left out; the exit code is then 1.
+Of several checkpoints, those that cannot be analyzed are reported and left out; the exit code is then 1.
 docs/subsampling.md explains the fields, and tools/visualize.py draws them.
 """
 

@@ -40,7 +40,7 @@ def main() -> str:
     given = {name: value for name in ("epochs", "lr", "weight_decay") if (value := getattr(args, name)) is not None}
     for name in given:
         if name not in OPTIONS[args.protocol]:
-            raise ValueError(f"--{name.replace('_', '-')} is no option of the protocol {args.protocol!r}; leave it out")
+            raise ValueError(f"--{name.replace('_', '-')} is not an option of the protocol {args.protocol!r}; leave it out")
 
     def make_method():
         from pretrain.readout.adam_probe import AdamLinearProbe

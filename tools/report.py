@@ -3,9 +3,9 @@
     python tools/report.py work_dirs/demo -o work_dirs/demo/report.html
     python tools/report.py work_dirs/pretrain work_dirs/mask_rcnn_loco_coco10k -o report.html --gallery 8
 
-Folders are work directories, or such as have several below them; readouts and analyses that lie there are found, too. Runs
-may be unfinished or have failed: what is missing is shown as missing. The file needs no network and no other file; its path
-is printed on stdout.
+Folders are work directories, or folders above several; evaluations and analyses in them are found, too. Runs may be
+unfinished or have failed: what is missing is shown as missing. The file needs no network and no other file; its path is
+printed on stdout.
 """
 
 from __future__ import annotations

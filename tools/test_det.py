@@ -4,8 +4,8 @@
     python tools/test_det.py configs/mask_rcnn_loco_coco.py epoch_12.pth --data-root /data/coco --dump predictions
     torchrun --nproc-per-node 8 tools/test_det.py configs/mask_rcnn_loco_coco.py epoch_12.pth
 
-Needs the validation images and annotations only. The AP of boxes and masks, on Cityscapes its official one, too, is printed
-on stdout as JSON, in points and unrounded.
+Needs the validation images and annotations only. The AP of boxes and masks, as far as the detector predicts them, and of
+each class, on Cityscapes the official one, too, is printed on stdout as JSON, in points and unrounded.
 """
 
 from __future__ import annotations

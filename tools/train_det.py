@@ -1,6 +1,7 @@
-"""Trains and evaluates Mask R-CNN on pretrained backbones, one run a split, and averages the AP.
+"""Trains and evaluates Mask R-CNN on pretrained backbones, one run for each split; tools/table.py averages the AP.
 
-    python tools/train_det.py configs/mask_rcnn_loco_demo.py --pretrained backbones/loco.pth
+    python tools/train_det.py configs/mask_rcnn_coco10k.py --pretrained backbones/mine.pth       # any backbone file
+    python tools/train_det.py configs/mask_rcnn_loco_demo.py --pretrained backbones/loco.pth     # one that LoCo has trained
     python tools/train_det.py configs/mask_rcnn_loco_coco10k.py --data-root /data/coco --splits 0 1
     torchrun --nproc-per-node 8 tools/train_det.py configs/mask_rcnn_loco_coco.py                # all processes on each run
     python tools/train_det.py configs/mask_rcnn_{simclr,gim,loco}_coco.py --gpus-per-run 8       # each run started by itself
@@ -9,7 +10,7 @@
 The batch size of a config is that of all processes together. A split that is finished is not run again; with --resume, one
 that was begun goes on from its last checkpoint. A run that fails does not keep the others from being carried out, except
 within torchrun or SLURM. Of several configs, each has a directory of its own below --work-dir. The log goes to stderr and to
-the work directory; the path of each results.json is printed on stdout.
+the work directory; the path of each experiment's run.json is printed on stdout, beside which those of its splits are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="a config such as configs/mask_rcnn_loco_coco10k.py")
     parser.add_argument("--splits", nargs="+", type=int, metavar="I", help="splits to run (default: all of the protocol)")
-    parser.add_argument("--pretrained", metavar="PATH", help="backbone file instead of the config's")
+    parser.add_argument("--pretrained", metavar="FILE", help="backbone file instead of the config's")
     launchers = ("none", "pytorch", "slurm")
     parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
     parser.add_argument("--gpus-per-run", type=int, metavar="N", help="give each run N of the GPUs, many at a time")
@@ -35,7 +36,7 @@ def main() -> str:
     args = parser.parse_args()
     from loco_det.experiment_inputs import detection_configs
 
-    configs = detection_configs(args)  # what is missing is told before libraries of detection are imported
+    configs = detection_configs(args)  # what is missing is reported before libraries of detection are imported
     from loco_det.launch import train_detectors
 
     return "\n".join(map(str, train_detectors(configs, args, tool=__file__)))

@@ -14,7 +14,7 @@ model = dict(
         _delete_=True,
         type="PretrainedEncoder",
         encoder=dict(type="resnet50"),
-        frozen_stages=4,  # section 5.2: "we freeze the pretrained backbone network"
+        frozen_stages="all",  # section 5.2: "we freeze the pretrained backbone network"
         norm_eval=True,
     ),
     roi_head=dict(

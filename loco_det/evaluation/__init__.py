@@ -1,1 +1,1 @@
-"""Evaluation of detectors: what a run measured, and averages over splits."""
+"""Evaluation of detectors."""

@@ -14,27 +14,38 @@ import importlib.util
 import math
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS as METRIC_REGISTRY
 
-from loco_det.evaluation.results import METRICS, TASKS
 from pretrain.work_dir import write_json
 
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 FASTER, REFERENCE = "faster_coco_eval", "pycocotools"
 BACKENDS = ("auto", FASTER, REFERENCE)
 
 
+class AveragePrecision(NamedTuple):
+    """AP of boxes or masks in points, 0 to 100; NaN where no object exists that it is of.
+
+    Attributes:
+        metrics: of each of :data:`METRICS`.
+        by_category: AP by category id.
+    """
+
+    metrics: dict[str, float]
+    by_category: dict[int, float]
+
+
 def coco_ap(
     ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou_type: str, backend: str = "auto"
-) -> dict[str, float]:
+) -> AveragePrecision:
     """AP of detections in COCO's result format.
 
-    Annotations are told apart by their position: their ids may repeat, and may be 0, which both libraries take for "not
+    Annotations are identified by their position: their ids may repeat, and may be 0, which both libraries take for "not
     matched" and count as an error of the detector.
 
     Args:
@@ -42,9 +53,6 @@ def coco_ap(
         detections: ``{"image_id", "category_id", "score", "bbox" | "segmentation"}`` each; may be empty.
         iou_type: ``"bbox"`` or ``"segm"``.
         backend: one of ``BACKENDS``; ``"auto"`` is faster-coco-eval where it is installed, otherwise pycocotools.
-
-    Returns:
-        ``METRICS`` -> points, 0 to 100; NaN where no object of that size exists.
 
     Raises:
         ValueError: the backend is unknown or not installed, a mask of the ground truth is none, a box or score is not
@@ -66,43 +74,50 @@ def coco_ap(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {
-        name: 100 * float(value) if value > -1 else math.nan
-        for name, value in zip(METRICS, evaluation.stats[: len(METRICS)], strict=True)
-    }
+    # thresholds, recalls, categories, areas (all, small, medium, large), numbers of detections (1, 10, 100)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    by_category = {int(category_id): _points(values.mean()) if (values := found[found > -1]).size else math.nan
+                   for category_id, found in zip(evaluation.params.catIds, np.moveaxis(precision, 2, 0), strict=True)}
+    return AveragePrecision(dict(zip(METRICS, map(_points, evaluation.stats[: len(METRICS)]), strict=True)), by_category)
+
+
+def _points(value: float) -> float:
+    return 100 * float(value) if value > -1 else math.nan
 
 
 def coco_results(
-    predictions: Iterable[Mapping[str, Any]], category_ids: Sequence[int]
+    predictions: Iterable[Mapping[str, Any]], category_ids: Sequence[int], tasks: Iterable[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """Predictions in COCO's result format; boxes and masks apart, or both libraries would sort masks by their boxes' areas.
 
     Args:
-        predictions: of an image each: ``img_id``, ``bboxes (n, 4)`` as x1, y1, x2, y2, ``scores (n,)``, ``labels (n,)``,
-            ``masks``, n compressed RLEs, and where the detector has them ``mask_scores (n,)``, which masks have instead.
+        predictions: of an image each: ``img_id``, ``scores (n,)``, ``labels (n,)``, for boxes ``bboxes (n, 4)`` as x1, y1,
+            x2, y2, for masks ``masks``, n compressed RLEs, and where the detector has them ``mask_scores (n,)``, which masks
+            have instead.
         category_ids: of the labels.
+        tasks: ``"bbox"``, ``"segm"`` or both.
 
     Returns:
-        ``"bbox"`` -> ``{"image_id", "category_id", "score", "bbox": [x, y, width, height]}`` each and ``"segm"`` ->
+        Of ``"bbox"`` ``{"image_id", "category_id", "score", "bbox": [x, y, width, height]}`` each, of ``"segm"``
         ``{"image_id", "category_id", "score", "segmentation": {"size", "counts"}}`` each, plain data.
     """
-    boxes, masks = [], []
+    results: dict[str, list[dict[str, Any]]] = {task: [] for task in tasks}
     for prediction in predictions:
-        bboxes, scores, labels = (prediction[key].tolist() for key in ("bboxes", "scores", "labels"))
-        mask_scores = prediction["mask_scores"].tolist() if "mask_scores" in prediction else scores
-        for (x1, y1, x2, y2), mask, score, mask_score, label in zip(
-            bboxes, prediction["masks"], scores, mask_scores, labels, strict=True
-        ):
-            common = {"image_id": prediction["img_id"], "category_id": category_ids[label]}
-            segmentation = {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()}
-            boxes.append({**common, "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]})
-            masks.append({**common, "score": mask_score, "segmentation": segmentation})
-    return {"bbox": boxes, "segm": masks}
+        scores = {"bbox": prediction["scores"], "segm": prediction.get("mask_scores", prediction["scores"])}
+        for task, found in results.items():
+            shapes = _boxes(prediction) if task == "bbox" else _masks(prediction)
+            for label, score, shape in zip(prediction["labels"].tolist(), scores[task].tolist(), shapes, strict=True):
+                found.append({"image_id": prediction["img_id"], "category_id": category_ids[label], "score": score, **shape})
+    return results
 
 
-def dump_files(prefix: str | Path) -> dict[str, Path]:
-    """The files that predictions are dumped to: ``PREFIX.bbox.json`` and ``PREFIX.segm.json``, as mmdet names them."""
-    return {task: Path(f"{Path(prefix)}.{task}.json") for task in TASKS}
+def _boxes(prediction: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    return ({"bbox": [x1, y1, x2 - x1, y2 - y1]} for x1, y1, x2, y2 in prediction["bboxes"].tolist())
+
+
+def _masks(prediction: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    return ({"segmentation": {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()}}
+            for mask in prediction["masks"])
 
 
 def check_masks(ground_truth: Mapping[str, Any]) -> None:
@@ -123,12 +138,14 @@ def check_masks(ground_truth: Mapping[str, Any]) -> None:
 class CocoAP(CocoMetric):
     """mmdet's COCO metric with :func:`coco_ap` at its end: unrounded, and 0 instead of an error without detections.
 
-    Reports ``bbox_AP`` ... ``segm_APl``.
+    Reports ``bbox_AP`` ... ``segm_APl``, and for each class ``bbox_AP/person`` and so on.
 
     Args:
         ann_file: the annotations; their masks are checked here, before anything is trained.
+        tasks: what the detector predicts, see :func:`loco_det.detection_config.detector_tasks`.
         backend: see :func:`coco_ap`.
-        dump: prefix of the :func:`dump_files` to write the predictions to, in COCO's result format.
+        dump: prefix of the files to write the predictions to, in COCO's result format: ``PREFIX.bbox.json`` and
+            ``PREFIX.segm.json``.
 
     Raises:
         ValueError: as :func:`coco_ap` of backend and annotations; or images of the annotations have not been evaluated.
@@ -136,11 +153,13 @@ class CocoAP(CocoMetric):
 
     default_prefix = None
 
-    def __init__(self, ann_file: str, backend: str = "auto", dump: str | None = None) -> None:
-        super().__init__(ann_file, metric=list(TASKS))
+    def __init__(self, ann_file: str, tasks: Sequence[str], backend: str = "auto", dump: str | None = None) -> None:
+        super().__init__(ann_file, metric=list(tasks))
         _library(backend)
         self._ground_truth: dict[str, Any] = self._coco_api.dataset
-        check_masks(self._ground_truth)
+        if "segm" in tasks:
+            check_masks(self._ground_truth)
+        self._tasks = tuple(tasks)
         self._backend = backend
         self._dump = dump
 
@@ -151,15 +170,15 @@ class CocoAP(CocoMetric):
         if lacking:
             raise ValueError(f"{len(lacking)} of {len(self._ground_truth['images'])} images have not been evaluated, "
                              f"{min(lacking)} for one; their objects would count as missed")
-        detections = coco_results(predictions, [category["id"] for category in self._ground_truth["categories"]])
-        metrics = {
-            f"{task}_{name}": np.float64(value)
-            for task in TASKS
-            for name, value in coco_ap(self._ground_truth, detections[task], task, self._backend).items()
-        }
-        if self._dump is not None:
-            for task, file in dump_files(self._dump).items():
-                write_json(file, detections[task])
+        names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
+        metrics = {}
+        for task, detections in coco_results(predictions, list(names), self._tasks).items():
+            found = coco_ap(self._ground_truth, detections, task, self._backend)
+            metrics |= {f"{task}_{name}": np.float64(value) for name, value in found.metrics.items()}
+            metrics |= {f"{task}_AP/{names[category_id]}": np.float64(value)
+                        for category_id, value in found.by_category.items()}
+            if self._dump is not None:
+                write_json(f"{self._dump}.{task}.json", detections)
         return metrics
 
 
@@ -174,7 +193,7 @@ def _library(backend: str) -> tuple[type, type]:
         try:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError as error:
-            message = f"faster-coco-eval is installed but cannot be imported ({error}); install it anew"
+            message = f"faster-coco-eval is installed but cannot be imported ({error}); install it again"
             if backend == FASTER:
                 raise ValueError(f"{message}, or take the backend 'pycocotools'") from error
             warnings.warn(f"{message}; pycocotools computes AP meanwhile, more slowly", stacklevel=2)

@@ -17,14 +17,13 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 
 from loco_det.datasets.annotations import category_names, derive, load_annotations
-from loco_det.detection_config import dataset_options, detector_config, evaluators
+from loco_det.detection_config import dataset_options, detector_config, detector_tasks, evaluators, measured_tasks
 from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
-from loco_det.evaluation.results import OFFICIAL, TASKS
-from loco_det.experiment_inputs import process_problem
-from loco_det.hooks import RECORD_KEY
+from loco_det.experiment_inputs import process_problem, use_encoder
 from pretrain import distributed
 from pretrain.checkpoints import CheckpointError, check_same_encoder, file_sha256, load_checkpoint, state_dict_problems
 from pretrain.data.synthetic import ensure_configured
+from pretrain.results.store import DETECTION
 from pretrain.work_dir import check_writable, write_json
 
 NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
@@ -40,14 +39,19 @@ class DetectorFile:
         path: the file.
         sha256: hash of the whole file.
         state_dict: the weights under the detector's own names.
-        record: what :class:`loco_det.hooks.DetectorRecordHook` wrote, such as ``encoder`` and ``classes``; empty for a bare
-            state dict.
+        record: what :mod:`loco_det.experiment` writes into checkpoints, such as ``method``, ``setting`` and ``classes``;
+            empty for a bare state dict.
     """
 
     path: Path
     sha256: str
     state_dict: dict[str, Tensor]
     record: dict[str, Any]
+
+    @property
+    def encoder(self) -> dict[str, Any] | None:
+        """Config of the backbone's encoder; None where the file does not say."""
+        return self.record.get("setting", {}).get("encoder")
 
 
 def evaluate_checkpoint(
@@ -60,13 +64,13 @@ def evaluate_checkpoint(
     Args:
         config: resolved config of the shape of ``configs/mask_rcnn_*.py``.
         checkpoint: an ``epoch_*.pth`` of ``tools/train_det.py``, or a state dict of the whole detector.
-        dump: prefix of the files to write the predictions to, in COCO's result format: ``PREFIX.bbox.json`` and
-            ``PREFIX.segm.json``.
+        dump: prefix of the files to write the predictions to, see :class:`loco_det.evaluation.coco_ap.CocoAP`.
         backend: of COCO's AP, see :func:`loco_det.evaluation.coco_ap.coco_ap`.
 
     Returns:
-        ``checkpoint``, its ``sha256``, the number of ``images``, and ``bbox``, ``segm`` and ``official`` (of Cityscapes' own
-        evaluation; None for other sets): metric -> points 0 to 100, None where no object of that size exists.
+        ``checkpoint``, its ``sha256``, the number of ``images``; ``bbox`` and ``segm``, as far as the detector predicts
+        them, and ``official``, of Cityscapes' own evaluation: metric -> points 0 to 100, None where no object of that size
+        exists; and ``per_class``: ``bbox`` and ``segm`` -> class -> AP.
 
     Raises:
         ValueError: the data are missing or broken, the file is no checkpoint, or of another encoder, other classes or
@@ -78,6 +82,7 @@ def evaluate_checkpoint(
     if dump is not None:
         _check_dump(dump)
     detector = read_detector(checkpoint)
+    use_encoder(config, detector.encoder)
     content = _validation_annotations(config)
     classes = category_names(content)
     check_record(detector, config, classes)
@@ -89,12 +94,13 @@ def evaluate_checkpoint(
         runner = Runner.from_cfg(_evaluation_config(config, val_file, classes, coco_options))
         load_detector(runner.model, detector)
         metrics = runner.val_loop.run()
+    plain = {name: value for name, value in metrics.items() if "/" not in name}  # the others are of a class
     return {
         "checkpoint": str(checkpoint),
         "sha256": detector.sha256,
         "images": len(content["images"]),
-        **{task: _metrics_of(task, metrics) for task in TASKS},
-        OFFICIAL: _metrics_of(OFFICIAL, metrics) or None,
+        **{task: _metrics_of(f"{task}_", plain) for task in measured_tasks(config)},
+        "per_class": {task: _metrics_of(f"{task}_AP/", metrics) for task in detector_tasks(config.model.to_dict())},
     }
 
 
@@ -106,9 +112,9 @@ def read_detector(path: str | Path) -> DetectorFile:
     """
     content = load_checkpoint(path)
     weights = content.get("state_dict", content)
-    if not isinstance(weights, Mapping) or not any(str(key).startswith("roi_head.") for key in weights):
-        raise CheckpointError(f"{path} holds no detector (no roi_head); pass an epoch_*.pth that tools/train_det.py wrote")
-    record = content.get(RECORD_KEY)
+    if not isinstance(weights, Mapping) or not any(str(key).startswith("backbone.") for key in weights):
+        raise CheckpointError(f"{path} holds no detector (no backbone); pass an epoch_*.pth that tools/train_det.py wrote")
+    record = content.get(DETECTION)
     return DetectorFile(Path(path), file_sha256(path), dict(weights), dict(record) if isinstance(record, Mapping) else {})
 
 
@@ -126,7 +132,7 @@ def load_detector(model: nn.Module, detector: DetectorFile) -> None:
 
 
 def _validation_annotations(config: Config) -> dict[str, Any]:
-    """The annotations to evaluate on, checked; a set that the config draws is drawn where it is not there."""
+    """The annotations to evaluate on, checked; a synthetic set is generated where it is not there."""
     with distributed.first_process_first():
         ensure_configured(config)
     data, root = config.data, Path(config.data.root)
@@ -154,16 +160,15 @@ def check_record(detector: DetectorFile, config: Config, classes: Sequence[str])
     Raises:
         CheckpointError: encoder or classes are others.
     """
-    record = detector.record
-    if "encoder" in record:
-        check_same_encoder(detector.path, record["encoder"], config.model.backbone.to_dict()["encoder"])
-    trained = list(record.get("classes", classes))
+    if detector.encoder is not None:
+        check_same_encoder(detector.path, detector.encoder, config.model.backbone.to_dict()["encoder"])
+    trained = list(detector.record.get("classes", classes))
     if trained != list(classes):
-        raise CheckpointError(f"{detector.path} was trained on {_spell(trained)}, but {config.data.root} has "
-                              f"{_spell(classes)}; evaluate it on the data set that it was trained on")
+        raise CheckpointError(f"{detector.path} was trained on {_listed(trained)}, but {config.data.root} has "
+                              f"{_listed(classes)}; evaluate it on the data set that it was trained on")
 
 
-def _spell(classes: Sequence[str]) -> str:
+def _listed(classes: Sequence[str]) -> str:
     return f"{len(classes)} classes ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
 
 
@@ -189,9 +194,8 @@ def _evaluation_config(
     ))
 
 
-def _metrics_of(group: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """``{"bbox_AP": x, ...}`` -> ``{"AP": x, ...}`` of one group, with None for NaN."""
-    prefix = f"{group}_"
+def _metrics_of(prefix: str, metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """``{"bbox_AP": x, ...}`` -> ``{"AP": x, ...}`` of the names that begin with a prefix, with None for NaN."""
     return {
         key.removeprefix(prefix): None if math.isnan(value) else float(value)
         for key, value in metrics.items() if key.startswith(prefix)

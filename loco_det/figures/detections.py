@@ -16,10 +16,10 @@ from loco_det.datasets.splits import select_image_ids
 from loco_det.figures.predictions import Objects, TrainedDetector, annotated_objects, find_detector, predict
 from pretrain.data.images import decode_image
 from pretrain.figures.class_style import class_color, is_dark
-from pretrain.figures.labels import told_apart, wrapped
+from pretrain.figures.labels import unique_labels_by_path, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
-from pretrain.methods import named_method
 from pretrain.readout.evaluate import find_device
+from pretrain.results.method import unique_labels
 
 DEFAULT_SCORE = 0.3
 DEFAULT_MOST = 8
@@ -83,8 +83,9 @@ def draw_detections(
     chosen = _choose_images(found[0], image_ids, count, seed)
     columns = [_Column("ground truth", {image_id: annotated_objects(found[0], image_id) for image_id in chosen})]
     target = find_device(device)
-    titles = told_apart([named_method(detector.method).label for detector in found],
-                        detectors, "{label}\n{hint}")
+    labels = unique_labels(detector.record.method for detector in found)
+    methods = [labels[detector.record.method["key"]] for detector in found]
+    titles = unique_labels_by_path(methods, detectors, "{label}\n{hint}")
     for title, detector in zip(titles, found, strict=True):
         predicted = predict(detector, chosen, 0.0, target)
         columns.append(_Column(title, {image_id: predicted[image_id].of_score(score_threshold) for image_id in chosen},
@@ -92,23 +93,23 @@ def draw_detections(
     images = {image_id: np.asarray(decode_image(found[0].image_file(image_id))) for image_id in chosen}
     with figure_style():
         figure = _draw(columns, images, found[0].classes, most, score_threshold)
-    data_set = found[0].config.protocol.dataset
+    data_set = found[0].record.content["dataset"]
     return Drawing(
         figure,
-        f"Boxes, masks, classes and scores that Mask R-CNN finds on {len(chosen)} validation images of {data_set}, with one "
-        f"backbone per column, beside the ground truth: of scores of at least {score_threshold:g} the {most} best an image.",
+        f"What detectors find on {len(chosen)} validation images of {data_set}, with one backbone per column, beside the "
+        f"ground truth: of scores of at least {score_threshold:g} the {most} best of each image.",
         {"images": chosen, "score_threshold": score_threshold, "most_shown": most, "ground_truth": columns[0].counts(),
-         "detectors": [{"method": detector.method, "title": column.title, "checkpoint": str(detector.checkpoint),
+         "detectors": [{"method": method, "title": column.title, "checkpoint": str(detector.checkpoint),
                         "detections": column.counts(), "best_scores": list(column.best_scores.values())}
-                       for detector, column in zip(found, columns[1:], strict=True)]},
+                       for method, detector, column in zip(methods, found, columns[1:], strict=True)]},
     )
 
 
 def _check_same_data(first: TrainedDetector, other: TrainedDetector) -> None:
     for section in ("images", "annotations", "categories"):
         if first.annotations[section] != other.annotations[section]:
-            raise ValueError(f"{first.split} and {other.split} were evaluated on different data (their {section} differ); "
-                             "draw detectors of one data set")
+            raise ValueError(f"{first.checkpoint} and {other.checkpoint} were evaluated on different data (their {section} "
+                             "differ); draw detectors of one data set")
 
 
 def _choose_images(detector: TrainedDetector, image_ids: Sequence[int] | None, count: int, seed: int) -> list[int]:
@@ -156,15 +157,17 @@ def _draw_objects(
     """An image ``(H, W, 3)`` uint8 with its objects; coordinates are COCO's, pixel (0, 0) reaches from 0 to 1."""
     height, width = image.shape[:2]
     colors = [class_color(int(label)) for label in objects.labels]
-    axis.imshow(_filled(image, objects.masks, colors), extent=(0, width, height, 0), interpolation="antialiased")
+    masks = [None] * len(objects) if objects.masks is None else objects.masks
+    axis.imshow(_filled(image, masks, colors), extent=(0, width, height, 0), interpolation="antialiased")
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axis.grid(visible=False)
     axis.spines[:].set_visible(False)
-    for mask, box, color, crowd in zip(objects.masks, objects.boxes, colors, objects.crowd, strict=True):
-        outline = axis.contour(  # padded, so that masks are closed where they meet the image's border
-            np.arange(-0.5, width + 1), np.arange(-0.5, height + 1), np.pad(mask, 1), levels=[0.5], colors=[color],
-            linewidths=0.9, linestyles="dotted" if crowd else "solid")
-        outline.set_path_effects(HALO)
+    for mask, box, color, crowd in zip(masks, objects.boxes, colors, objects.crowd, strict=True):
+        if mask is not None:
+            outline = axis.contour(  # padded, so that masks are closed where they meet the image's border
+                np.arange(-0.5, width + 1), np.arange(-0.5, height + 1), np.pad(mask, 1), levels=[0.5], colors=[color],
+                linewidths=0.9, linestyles="dotted" if crowd else "solid")
+            outline.set_path_effects(HALO)
         axis.add_patch(Rectangle(box[:2], *(box[2:] - box[:2]), fill=False, edgecolor=color, linewidth=0.7,
                                  path_effects=HALO))
     texts = [_text(objects, index, classes) for index in range(len(objects))]
@@ -183,10 +186,12 @@ def _write_none(axis: Axes, score_threshold: float, best: float | None) -> None:
               bbox=dict(boxstyle="square,pad=0.3", facecolor="white", edgecolor="none", alpha=0.85))
 
 
-def _filled(image: np.ndarray, masks: np.ndarray, colors: Sequence[str]) -> np.ndarray:
-    """The image ``(H, W, 3)`` with translucent masks ``(N, H, W)`` in their colours."""
+def _filled(image: np.ndarray, masks: Sequence[np.ndarray | None], colors: Sequence[str]) -> np.ndarray:
+    """The image ``(H, W, 3)`` with translucent masks ``(H, W)`` in their colours."""
     filled = image.astype(np.float64)
     for mask, color in zip(masks, colors, strict=True):
+        if mask is None:
+            continue
         rgb = np.array([int(color[start : start + 2], 16) for start in (1, 3, 5)])
         filled[mask] = (1 - FILL) * filled[mask] + FILL * rgb
     return np.rint(filled).astype(np.uint8)

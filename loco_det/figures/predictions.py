@@ -1,8 +1,12 @@
-"""A trained detector with the data it was evaluated on, found in its run directory, and what it finds in single images."""
+"""A trained detector with the data it was evaluated on, found in its run directory, and what it finds in single images.
+
+Everything is read as data: the config of a run is the one in its record, and no module that it names is imported.
+"""
 
 from __future__ import annotations
 
-import copy
+import importlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.utils import import_modules_from_strings
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from loco_det.datasets.annotations import category_names, derive, load_annotations
-from loco_det.detection_config import dataset_options
+from loco_det.datasets.annotations import derive, load_annotations
+from loco_det.detection_config import dataset_options, detector_config
 from loco_det.evaluation.detector_checkpoint import REGISTRATION, check_record, load_detector, read_detector
 from pretrain.checkpoint_files import checkpoint_files
-from pretrain.work_dir import write_json
+from pretrain.results.store import Record, RecordError, read_record
+from pretrain.work_dir import RECORD_NAME, write_json
 
+TYPE_NAME = re.compile(r"(mmdet\.)?\w+")  # mmengine imports whatever other dotted name a config has as a type
 VAL_ANNOTATIONS = "annotations_val.json"  # in the run directory, see loco_det.experiment
 
 
@@ -32,14 +37,14 @@ class Objects:
 
     Attributes:
         boxes: ``(N, 4)`` left, top, right, bottom in pixels of the original image.
-        masks: ``(N, H, W)`` bool.
+        masks: ``(N, H, W)`` bool; None where there are boxes alone.
         labels: ``(N,)`` places in the classes.
         scores: ``(N,)`` 0 to 1, descending; None for annotations.
         crowd: ``(N,)`` bool, whether it is a region of many.
     """
 
     boxes: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None
     labels: np.ndarray
     scores: np.ndarray | None
     crowd: np.ndarray
@@ -49,8 +54,8 @@ class Objects:
 
     def best(self, count: int) -> Objects:
         """The first ``count``, which of predictions are those of the highest scores."""
-        scores = None if self.scores is None else self.scores[:count]
-        return Objects(self.boxes[:count], self.masks[:count], self.labels[:count], scores, self.crowd[:count])
+        scores, masks = (None if values is None else values[:count] for values in (self.scores, self.masks))
+        return Objects(self.boxes[:count], masks, self.labels[:count], scores, self.crowd[:count])
 
     @property
     def best_score(self) -> float | None:
@@ -68,27 +73,22 @@ class TrainedDetector:
 
     Attributes:
         checkpoint: its file.
-        split: folder of the split's run.
-        config: complete config of the split's run.
+        record: of the experiment.
+        config: of the experiment, as data.
         annotations: what it was evaluated on.
         images: folder that the images of ``annotations`` are in.
     """
 
     checkpoint: Path
-    split: Path
+    record: Record
     config: Config
     annotations: Mapping[str, Any]
     images: Path
 
     @property
-    def method(self) -> str:
-        """The name of the backbone's pretraining."""
-        return self.config.pretrained.method
-
-    @property
     def classes(self) -> list[str]:
         """Names in the order of labels."""
-        return category_names(self.annotations)
+        return self.record.content["classes"]
 
     def image_file(self, image_id: int) -> Path:
         """The file of an image."""
@@ -114,21 +114,41 @@ def find_detector(path: str | Path, split: int = 0, data_root: str | Path | None
     checkpoints = checkpoint_files(folder) if path.is_dir() else [path]
     if not checkpoints:
         have = sorted(other.name for other in path.glob("split_*") if checkpoint_files(other))
-        mend = f"choose one of {', '.join(have)} with --split" if have else "pass a run directory of tools/train_det.py"
-        raise ValueError(f"{folder} has no checkpoint; {mend}")
-    configs, annotations = sorted(folder.glob("*.py")), folder.parent / VAL_ANNOTATIONS
-    if not configs or not annotations.is_file():
-        lacking = annotations if configs else folder / "*.py"
-        raise ValueError(f"{checkpoints[0]} does not lie in a run directory of tools/train_det.py: there is no {lacking}; "
-                         "leave a checkpoint where it was written")
-    config = Config.fromfile(configs[-1], import_custom_modules=False)
-    images = Path(config.val_dataloader.dataset.data_prefix.img)
-    if data_root is not None:
-        images = Path(data_root) / config.data.val_images
+        fix = f"choose one of {', '.join(have)} with --split" if have else "pass a run directory of tools/train_det.py"
+        raise ValueError(f"{folder} has no checkpoint; {fix}")
+    annotations = folder.parent / VAL_ANNOTATIONS
+    try:
+        record = read_record(folder.parent / RECORD_NAME)
+        config = _config(record)
+        folder_of_data = Path(data_root or record.content["data_root"])
+        images = folder_of_data / config.data.val_images
+    except (RecordError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{checkpoints[0]} does not lie in a run directory of tools/train_det.py ({error}); leave a "
+                         "checkpoint where it was written") from error
     if not images.is_dir():
         raise ValueError(f"the images that {path} was evaluated on are not in {images}; say with --data-root where the data "
                          "set is")
-    return TrainedDetector(checkpoints[0], folder, config, load_annotations(annotations, images), images)
+    return TrainedDetector(checkpoints[0], record, config, load_annotations(annotations, images), images)
+
+
+def _config(record: Record) -> Config:
+    """The config of an experiment, of which JSON has made lists of the tuples that transforms of images need.
+
+    Raises:
+        ValueError: a type in it is another dotted name than those of mmdet.
+    """
+    _check_types(record.content["config"])
+    config = Config(record.content["config"])
+    for step in config.val_dataloader.dataset.pipeline:
+        step.update({key: tuple(value) for key, value in step.items() if isinstance(value, list)})
+    return config
+
+
+def _check_types(value: Any) -> None:
+    if isinstance(value, Mapping) and not TYPE_NAME.fullmatch(str(value.get("type", "x"))):
+        raise ValueError(f"type {value['type']!r} in its config is not the name of a registered class")
+    for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _check_types(child)
 
 
 def annotated_objects(detector: TrainedDetector, image_id: int) -> Objects:
@@ -140,10 +160,10 @@ def annotated_objects(detector: TrainedDetector, image_id: int) -> Objects:
     height, width = image["height"], image["width"]
     boxes = np.array([annotation["bbox"] for annotation in found], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    masks = [_decoded(annotation["segmentation"], height, width) for annotation in found]
+    masks = [_decoded(annotation["segmentation"], height, width) for annotation in found if annotation.get("segmentation")]
     return Objects(
         boxes=boxes,
-        masks=np.array(masks, dtype=bool).reshape(-1, height, width),
+        masks=np.array(masks, dtype=bool).reshape(-1, height, width) if len(masks) == len(found) else None,
         labels=np.array([places[annotation["category_id"]] for annotation in found], dtype=np.int64),
         scores=None,
         crowd=np.array([bool(annotation.get("iscrowd")) for annotation in found], dtype=bool),
@@ -170,7 +190,7 @@ def predict(
     Raises:
         ValueError: the checkpoint does not fit the run's config.
     """
-    import_modules_from_strings([REGISTRATION, *detector.config.get("custom_imports", {}).get("imports", [])])
+    importlib.import_module(REGISTRATION)
     with tempfile.TemporaryDirectory() as folder, DefaultScope.overwrite_default_scope("mmdet"):
         ann_file = Path(folder) / VAL_ANNOTATIONS
         write_json(ann_file, derive(detector.annotations, image_ids))
@@ -190,9 +210,7 @@ def predict(
 def _load(detector: TrainedDetector) -> nn.Module:
     file = read_detector(detector.checkpoint)
     check_record(file, detector.config, detector.classes)
-    options = copy.deepcopy(detector.config.model)
-    options.backbone.checkpoint = None  # all weights come from the detector's own
-    model = MODELS.build(options)
+    model = MODELS.build(ConfigDict(detector_config(detector.config, detector.classes)))
     load_detector(model, file)
     return model.eval()
 
@@ -201,5 +219,5 @@ def _above(found: Any, score_threshold: float) -> Objects:
     """mmdet's instances of one image whose score reaches the threshold, the best first."""
     order = np.argsort(-found.scores, kind="stable")
     order = order[found.scores[order] >= score_threshold]
-    return Objects(found.bboxes[order], found.masks[order].astype(bool), found.labels[order], found.scores[order],
-                   np.zeros(len(order), dtype=bool))
+    masks = found.masks[order].astype(bool) if "masks" in found else None
+    return Objects(found.bboxes[order], masks, found.labels[order], found.scores[order], np.zeros(len(order), dtype=bool))

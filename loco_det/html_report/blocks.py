@@ -1,29 +1,21 @@
-"""What a report is made of: sections of tables, figures, runs, commands, and parts that are missing."""
+"""What a report consists of: sections of tables, figures, runs, commands, and parts that are missing."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pretrain.cli import note
 from pretrain.errors import RunFailedError
-from pretrain.tables import LATEX, MARKDOWN, latex_table, markdown_table
+from pretrain.results.formats import PLAIN, headings, lines, table_text
+from pretrain.results.table import Row
+from pretrain.results.table import Table as ResultsTable
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project, where its commands are typed
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table as its reader sees it: the cells, or one heading over the rows that follow."""
-
-    cells: Sequence[str]
-    heading: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,38 +24,26 @@ class Table:
 
     Attributes:
         title: its caption.
-        markdown: the table as Markdown: what is shown, and what is copied.
-        latex: the same for LaTeX.
+        header: titles of the columns.
+        rows: cells of every row.
+        markdown: the table as Markdown, to be copied.
+        latex: the same as LaTeX.
+        labels: how many columns, from the left, name a row; the others hold results.
         command: prints it again; None for one that only this report makes.
-        warnings: what its reader should be warned of.
-        notes: what else to know of it.
+        notes: what its reader should know.
         folded: whether only its title is seen at first.
     """
 
     kind: ClassVar[str] = "table"
     title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
     markdown: str
     latex: str
+    labels: int
     command: str | None = None
-    warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     folded: bool = False
-
-    @property
-    def legend(self) -> list[str]:
-        """What stands above the table: its title, or what its headings mean."""
-        above = takewhile(lambda line: not line.startswith("|"), self.markdown.splitlines())
-        return [line.removeprefix("- ") for line in above if line]
-
-    @property
-    def header(self) -> Sequence[str]:
-        """Titles of the columns."""
-        return _cells(_table_lines(self.markdown)[0])
-
-    @property
-    def rows(self) -> list[Row]:
-        """All rows below the header."""
-        return [_row(_cells(line)) for line in _table_lines(self.markdown)[2:]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +92,7 @@ class RunCard:
 
     Attributes:
         title: what it is called.
-        state: ``finished``, ``unfinished``, ``failed`` or ``damaged``.
+        state: ``finished``, ``unfinished`` or ``failed``.
         progress: how far it came.
         facts: names and values.
         problems: messages, the short form and, where there is one, the whole text of each.
@@ -159,8 +139,8 @@ class Section:
     def guarded(self, title: str) -> Iterator[None]:
         """Says that ``title``, or the rest of it, is missing and why, where what is done within raises.
 
-        No part may cost its reader the others, so that nothing at all that goes wrong in one leaves here. What is not a
-        mistake of the user's is told on stderr, too.
+        No part may cost its reader the others, so nothing at all that goes wrong in one leaves here. What is not a user's
+        mistake is reported on stderr, too.
         """
         try:
             yield
@@ -182,16 +162,22 @@ class Section:
         return [block for block in self.blocks if isinstance(block, Missing)]
 
 
-def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], **more: Any) -> Table:
-    """A table of texts; ``more`` are further attributes of :class:`Table`."""
-    rows = list(rows)
-    texts = []
-    for notation, write in ((MARKDOWN, markdown_table), (LATEX, latex_table)):
-        def spelled(cells: Sequence[str], notation=notation) -> list[str]:
-            return [notation.escaped(_one_line(cell)) if cell else notation.missing for cell in cells]
+def shown_table(table: ResultsTable, title: str | None = None, **more: Any) -> Table:
+    """A table of :mod:`pretrain.results.table` as it is shown.
 
-        texts.append(write(spelled(header), [spelled(row) for row in rows]))
-    return Table(title, *texts, **more)
+    Args:
+        table: the table.
+        title: instead of its own.
+        more: further attributes of :class:`Table`.
+    """
+    return Table(title or table.title, headings(table), lines(table, PLAIN), table_text(table, "markdown"),
+                 table_text(table, "latex"), len(table.label_titles), notes=table.notes, **more)
+
+
+def text_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], **more: Any) -> Table:
+    """A table of texts, of which empty ones count as missing; ``more`` are further attributes of :class:`Table`."""
+    cells = [tuple(" ".join(str(cell).split()) or PLAIN.missing for cell in row) for row in rows]
+    return shown_table(ResultsTable(title, list(header), [], [Row(row, {}) for row in cells]), **more)
 
 
 def shown_path(path: str | Path) -> str:
@@ -200,12 +186,7 @@ def shown_path(path: str | Path) -> str:
     return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else str(absolute)
 
 
-def recorded_place(path: str | Path) -> Path:
-    """Where a path leads that a run recorded: runs are started in the project's root."""
-    return ROOT / path
-
-
-def spelled_seconds(seconds: float | None) -> str:
+def duration_text(seconds: float | None) -> str:
     """A duration such as ``52 s``, ``4 min 31 s`` or ``3 h 05 min``; empty where it is not known."""
     if seconds is None:
         return ""
@@ -213,21 +194,3 @@ def spelled_seconds(seconds: float | None) -> str:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(str(text).split())
-
-
-def _table_lines(markdown: str) -> list[str]:
-    return [line for line in markdown.splitlines() if line.startswith("|")]
-
-
-def _cells(line: str) -> list[str]:
-    """The cells of a line of a Markdown table, in which a pipe that is text is escaped."""
-    return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
-
-
-def _row(cells: list[str]) -> Row:
-    match = re.fullmatch(r"\*\*(.+)\*\*", cells[0])
-    return Row(cells, match[1]) if match and not any(cells[1:]) else Row(cells)

@@ -25,6 +25,8 @@ MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg
 TITLES = {
     "curves": "Training loss of every unit",
     "curves_accuracy": "Contrastive accuracy of every unit",
+    "curves_kept_positive": "Positive pairs kept by every unit",
+    "curves_kept_negative": "Negative pairs kept by every unit",
     "curves_learning_rate": "Learning rate",
     "curves_throughput": "Images per second",
     "units": "Learning rules: blocks, units, decoders, and how far down each gradient flows",
@@ -52,8 +54,8 @@ def draw(command: str, arguments: Sequence[str | Path]) -> list[Figure]:
 
     Args:
         command: its name.
-        arguments: what would follow the name on a command line; paths are spelled for the project's root in the command that
-            is shown.
+        arguments: what would follow the name on a command line; in the command that is shown, paths are as seen from the
+            project's root.
 
     Raises:
         ValueError: there is no such sub-command, or what it is to draw is missing or damaged.
@@ -65,7 +67,7 @@ def draw(command: str, arguments: Sequence[str | Path]) -> list[Figure]:
     drawings = COMMANDS[command].draw(parser.parse_args(list(map(str, arguments))))
     shown = [shown_path(part) if isinstance(part, Path) else part for part in arguments]
     line = tool_command("visualize", command, *shown)
-    return [embedded(drawing, TITLES.get(name, name.replace("_", " ").capitalize()), line)
+    return [embedded(drawing, TITLES.get(name) or name.removeprefix("curves_").replace("_", " ").capitalize(), line)
             for name, drawing in drawings.items()]
 
 

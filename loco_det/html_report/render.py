@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from loco_det.html_report import DEFAULT_GALLERY
-from loco_det.html_report.blocks import Row, Table
+from loco_det.html_report.blocks import Table
 from loco_det.html_report.contents import Contents, report_contents
 from loco_det.html_report.sorting import numeric_columns, sort_number
-from pretrain.tables import MARKDOWN
+from pretrain.results.formats import PLAIN
 from pretrain.work_dir import check_writable, write_text
 
 _POWER = re.compile(r"\b(AP\d*)\^(\w+)")
@@ -29,8 +29,8 @@ def write_report(
     """Writes what lies below some folders as one HTML page, which needs no other file and no network.
 
     Args:
-        directories: work directories of pretrainings and detection experiments, or folders above them; readouts and analyses
-            are found there, too. Runs may be unfinished or have failed.
+        directories: work directories of pretrainings and detection experiments, or folders above them; evaluations and
+            analyses are found there, too. Runs may be unfinished or have failed.
         out: the file to write.
         gallery: validation images in the gallery of detections, drawn at random; 0 for none.
         data_root: folder of the detection data set; None for where it lay when the detectors were trained.
@@ -47,7 +47,7 @@ def write_report(
         raise ValueError(f"{out} is a folder; name the file to write, such as {out / 'report.html'}")
     check_writable(out.parent)
     text = rendered(report_contents(directories, out, gallery, data_root))
-    write_text(out, text.encode("utf-8", "backslashreplace").decode())  # names of files may be no UTF-8
+    write_text(out, text.encode("utf-8", "backslashreplace").decode())  # names of files need not be UTF-8
     return out
 
 
@@ -79,11 +79,9 @@ def _unbroken_words(text: str) -> Markup:
     return Markup(re.sub(r"\S+", lambda word: f"<span>{word[0]}</span>", str(escape(text))))
 
 
-def _empty_rows(table: Table) -> list[Row]:
-    """The rows that have none of the table's numbers, where others have some."""
-    columns = [index for index, numeric in enumerate(numeric_columns(table)) if numeric]
-    empty = [row for row in table.rows if row.heading is None and all(row.cells[i] == MARKDOWN.missing for i in columns)]
-    return empty if columns else []
+def _empty_rows(table: Table) -> list[Sequence[str]]:
+    """The rows of a table of results that have none."""
+    return [row for row in table.rows if row[table.labels:] and all(cell == PLAIN.missing for cell in row[table.labels:])]
 
 
 def _source_of(name: str) -> Markup:

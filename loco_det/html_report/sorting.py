@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from loco_det.html_report.blocks import Table
-from pretrain.tables import MARKDOWN
+from pretrain.results.formats import PLAIN
 
 PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}  # SI's
 BINARY_PREFIXES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -32,7 +32,6 @@ def sort_number(cell: str) -> float | None:
 
 def numeric_columns(table: Table) -> list[bool]:
     """Of every column whether all it holds are numbers, whatever follows them."""
-    rows = [row.cells for row in table.rows if row.heading is None]
-    missing = ("", MARKDOWN.missing)
-    columns = [[row[index] for row in rows if row[index] not in missing] for index in range(len(table.header))]
+    missing = ("", PLAIN.missing)
+    columns = [[row[index] for row in table.rows if row[index] not in missing] for index in range(len(table.header))]
     return [bool(cells) and all(sort_number(cell) is not None for cell in cells) for cells in columns]

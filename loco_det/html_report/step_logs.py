@@ -20,7 +20,7 @@ def what_stopped(folder: Path) -> tuple[str, str]:
 def last_error(log: Path) -> tuple[str, str]:
     """The error that a log ends in, and the end of the log; empty where it ends otherwise.
 
-    An error that the run went on after is none: neither a line far from the end, nor one that mmengine logged after.
+    An error after which the run went on does not count: neither a line far from the end, nor one that mmengine logged after.
     """
     if not log.is_file():
         return "", ""

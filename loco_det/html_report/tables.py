@@ -1,168 +1,138 @@
-"""The tables of a report, made by what the tools print them with."""
+"""The tables of a report: results as the table engine makes them, runs, and costs of encoders."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loco_det.ap_rows import row_key
-from loco_det.evaluation.results import TASKS, RunResults
-from loco_det.html_report.blocks import Table, plain_table, shown_path
+from loco_det.html_report.blocks import Table, duration_text, shown_path, shown_table, text_table
 from loco_det.html_report.commands import tool_command
-from loco_det.html_report.records import Record
-from loco_det.html_report.runs import PRETRAINING, Run, image_size, spelled_options
-from loco_det.published import TABLES
-from loco_det.report import TASK_TITLES, ap_report
+from loco_det.html_report.runs import Inputs, dataset_of, options_text
+from pretrain.results import table as engine
+from pretrain.results.store import DETECTION, PRETRAINING, Record
 
-USUAL_SIZE = 224  # of images, where a config does not tell
-ACCURACY_TABLES = (1, 4, 5, 7)  # of the LoCo paper
+SPLIT_METRICS = ("AP", "AP50", "AP75")
 
 
-def runs_table(runs: Sequence[Run], directories: Sequence[Path]) -> Table:
+def runs_table(inputs: Inputs) -> Table:
     """Every run in a line, by its folder within those that the report is of."""
     header = ["Run", "Kind", "Method", "Data", "State", "Progress", "Duration (min)", "Revision"]
-    rows = [[_within(run.path, directories), run.kind, run.method, run.data, run.state, run.progress,
-             "" if run.seconds is None else f"{run.seconds / 60:.1f}", (run.revision or "")[:10]] for run in runs]
-    return plain_table("Every run", header, rows)
+    rows = [[_within(run.path, inputs.directories), run.kind, run.method, run.data, run.state, run.progress,
+             _minutes(run.seconds), _revision(run.content)] for run in inputs.runs]
+    return text_table("Every run", header, rows)
 
 
-def records_table(records: Sequence[Record], directories: Sequence[Path]) -> Table:
-    """Every readout and analysis in a line.
-
-    Args:
-        records: what was found.
-        directories: what the report is of.
-    """
-    header = ["Encoder", "Kind", "Method", "Data", "Top-1 at the end (%)", "Duration (min)", "Device", "Revision"]
-    rows = [[_within(record.file.parent.with_suffix(""), directories), record.kind, record.method, record.data,
-             "" if record.accuracy is None else f"{record.accuracy:.2f}",
-             "" if record.seconds is None else f"{record.seconds / 60:.1f}", record.device, (record.revision or "")[:10]]
-            for record in records]
-    return plain_table("Every readout and analysis", header, rows)
+def evaluations_table(inputs: Inputs) -> Table:
+    """Every evaluation and analysis in a line."""
+    header = ["Encoder", "Protocol", "Method", "Data", "Top-1 at the end (%)", "Duration (min)", "Started (UTC)", "Revision"]
+    rows = []
+    for record in inputs.evaluations:
+        content = record.content
+        top1 = [row["value"] for row in content["rows"] if row["metric"] == "top1"]
+        name = content["protocol"]["name"]
+        rows.append([
+            _within(record.path.parent.with_suffix(""), inputs.directories), engine.PROTOCOL_TITLES.get(name) or name,
+            inputs.labels[record.method["key"]], dataset_of(record), f"{top1[-1]:.2f}" if top1 else "",
+            _minutes(content.get("duration_s")), str(content.get("started", ""))[:16].replace("T", " "), _revision(content),
+        ])
+    return text_table("Every evaluation and analysis", header, rows)
 
 
 def _within(path: Path, directories: Sequence[Path]) -> str:
     """A path from the folder of the report that it lies in, which is named where there are several."""
     folder = next((folder for folder in directories if path.resolve().is_relative_to(folder.resolve())), Path.cwd())
     inner = path.resolve().relative_to(folder.resolve())
-    if len(directories) == 1 and inner.parts:
-        return str(inner)
-    return str(folder.resolve().name / inner)
+    return str(inner) if len(directories) == 1 and inner.parts else str(folder.resolve().name / inner)
 
 
-def ap_tables(results: Sequence[RunResults]) -> Iterator[Table]:
-    """AP of all methods, and in the layout of each of the LoCo paper's tables that has one of the data sets.
-
-    Raises:
-        ValueError: there are no results, or two of the same method and data.
-    """
-    folders = [run.source.parent for run in results]
-    if not folders:
-        raise ValueError("no detection results; run tools/train_det.py first")
-    titles = {None: "AP, mean ± standard deviation over the splits (difference to SimCLR)"}
-    titles |= {number: f"Table {number} of the LoCo paper, its numbers beside ours" for number, table in TABLES.items()
-               if any(run.dataset in table.datasets for run in results)}
-    for number, title in titles.items():
-        options = dict(table=number, paper=number is not None)
-        report = ap_report(folders, **options)
-        arguments = [] if number is None else ["--table", str(number), "--paper"]
-        yield Table(title, report.text, ap_report(folders, fmt="latex", **options).text,
-                    tool_command("report_ap", *map(shown_path, folders), *arguments), report.warnings, report.notes)
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f}"
 
 
-def splits_table(results: Sequence[RunResults]) -> Table:
-    """AP of every split of every run; runs that are otherwise called the same are told by their folders, too.
+def _revision(content: Mapping[str, Any]) -> str:
+    return str(content.get("git_revision") or "")[:10]
+
+
+def result_tables(inputs: Inputs) -> Iterator[Table]:
+    """The general table, each of the papers' that has results, accuracy after every stage, and AP by class and by split.
 
     Raises:
-        ValueError: no split is finished.
+        ValueError: there are no results.
     """
-    metrics = [(task, metric) for task in TASKS for metric in ("AP", "AP50", "AP75")]
-    alike = len({(row_key(run), run.dataset) for run in results}) < len(results)
-    header = ["Method", "Data", *(["Folder"] * alike), "Split",
-              *(f"{TASK_TITLES[task].replace('AP', metric)}" for task, metric in metrics), "Images (train / val)"]
+    if inputs.frame.empty or (inputs.frame["kind"] == PRETRAINING).all():
+        raise ValueError("there are no results of detectors or evaluations yet; run tools/train_det.py or an evaluation "
+                         "first")
+    folders = list(map(shown_path, inputs.directories))
+    results = engine.Results(inputs.frame, inputs.records)
+    yield shown_table(engine.general_table(results), command=tool_command("table", *folders))
+    for name in engine.paper_layouts():
+        table = engine.paper_table(results, name, paper=True)
+        if _has_results(table):
+            yield shown_table(table, f"{table.title}, its numbers beside ours",
+                              command=tool_command("table", *folders, "--table", name, "--paper"))
+    if not inputs.frame["last_stage"].all():
+        by_stage = engine.general_table(engine.Results(inputs.frame, inputs.records, every_stage=True))
+        yield shown_table(by_stage, "All results, after every stage", folded=True,
+                          command=tool_command("table", *folders, "--stage", "all"))
+    if inputs.frame["class_name"].notna().any():
+        yield shown_table(engine.per_class_table(inputs.frame, inputs.records), folded=True,
+                          command=tool_command("table", *folders, "--per-class"))
+    if splits := [record for run in inputs.of_kind(DETECTION) for record in run.splits.values()]:
+        yield _splits_table(inputs, splits)
+
+
+def _has_results(table: engine.Table) -> bool:
+    """Whether a published number stands beside one of ours."""
+    return any(replace(column, stage=None, options=None, hint="", paper=True) in row.cells
+               for row in table.rows for column, cell in row.cells.items() if not column.paper and cell.n)
+
+
+def _splits_table(inputs: Inputs, records: Sequence[Record]) -> Table:
+    """AP of every split of every run."""
+    found = [{row["metric"]: row["value"] for row in record.content["rows"] if "class_name" not in row}
+             for record in records]
+    metrics = [metric for metric in dict.fromkeys(name for values in found for name in values)
+               if metric.endswith(tuple(f"_{name}" for name in SPLIT_METRICS))]
     rows = []
-    for run in results:
-        for index, split in sorted(run.splits.items()):
-            values = [getattr(split, task)[metric] for task, metric in metrics]
-            rows.append([run.method, run.dataset, *([shown_path(run.source.parent)] * alike), str(index),
-                         *("" if v is None else f"{v:.2f}" for v in values),
-                         f"{split.num_train_images} / {split.num_val_images}"])
-    if not rows:
-        raise ValueError("no split is finished yet")
-    return plain_table("Every split", header, rows, folded=True)
+    for record, values in zip(records, found, strict=True):
+        content, shown = record.content, map(values.get, metrics)
+        rows.append([
+            _within(record.path.parent, inputs.directories), inputs.labels[record.method["key"]], dataset_of(record),
+            *("" if value is None else f"{value:.2f}" for value in shown),
+            f"{content.get('num_train_images')} / {content.get('num_val_images')}", duration_text(content["duration_s"]),
+        ])
+    header = ["Split", "Method", "Data", *map(_metric_title, metrics), "Images (train / val)", "Duration"]
+    return text_table("AP of every split", header, rows, folded=True)
 
 
-def accuracy_tables(paths: Sequence[Path]) -> Iterator[Table]:
-    """Readout accuracies in the form of the LoCo paper's Table 1, and of each other table that has more than those.
-
-    Args:
-        paths: readout results, or folders above them.
-
-    Raises:
-        ValueError: there are no readout results, or some that contradict each other.
-    """
-    from pretrain.readout.report import accuracy_report
-
-    seen: set[tuple] = set()
-    for number in ACCURACY_TABLES:
-        rows = json.loads(accuracy_report(paths, number, fmt="json").text)["rows"]
-        found = {(row["data_set"], row["kind"], row["mean"], row["std"]) for row in rows if row["mean"] is not None}
-        if number != ACCURACY_TABLES[0] and found <= seen:
-            continue
-        seen |= found
-        for stages, of in (("last", "after the last stage"), ("all", "after every stage")):
-            reports = {fmt: accuracy_report(paths, number, fmt=fmt, stages=stages) for fmt in ("markdown", "latex")}
-            arguments = [*map(shown_path, paths), "--table", str(number), *(["--stage", "all"] * (stages == "all"))]
-            yield Table(f"Top-1 accuracy (%) {of}, rows of the LoCo paper's Table {number}", reports["markdown"].text,
-                        reports["latex"].text, tool_command("report_linear", *arguments),
-                        reports["markdown"].warnings if stages == "last" else ())
+def _metric_title(metric: str) -> str:
+    """``AP50^bb`` of ``bbox_AP50``."""
+    task, _, name = metric.rpartition("_")
+    return engine.METRIC_TITLES.get(f"{task}_AP", f"{task} AP").replace("AP", name, 1)
 
 
-def subsampling_tables(paths: Sequence[Path]) -> Iterator[Table]:
-    """Readout accuracies of decoupled pretraining in the form of each of the second paper's tables that has results.
-
-    Args:
-        paths: readout results, or folders above them.
-
-    Raises:
-        ValueError: there are no such results, or some that contradict each other.
-    """
-    from pretrain.readout.subsampling_report import TABLES as SUBSAMPLING_TABLES
-    from pretrain.readout.subsampling_report import subsampling_report
-
-    for number in SUBSAMPLING_TABLES:
-        rows = json.loads(subsampling_report(paths, number, paper=True, fmt="json").text)["rows"]
-        if all(row["mean"] is None for row in rows if row["source"] == "ours"):
-            continue
-        reports = {fmt: subsampling_report(paths, number, paper=True, fmt=fmt) for fmt in ("markdown", "latex")}
-        yield Table(f"Top-1 accuracy (%), Table {number} of Fournier et al., 2023, its numbers beside ours",
-                    reports["markdown"].text, reports["latex"].text,
-                    tool_command("report_subsampling", *map(shown_path, paths), "--table", str(number), "--paper"),
-                    reports["markdown"].warnings, reports["markdown"].notes)
-
-
-def encoders_of(runs: Iterable[Run]) -> list[tuple[Any, int]]:
+def encoders_of(inputs: Inputs) -> list[tuple[Any, int]]:
     """The encoders of the pretrainings, each with the side of its views in pixels, in order."""
+    from pretrain.complexity import USUAL_SIZE
+
     found = {}
-    for run in runs:
-        if run.kind == PRETRAINING:
-            encoder, size = run.config["model"]["encoder"], image_size(run) or USUAL_SIZE
-            found[json.dumps([encoder, size], sort_keys=True)] = (encoder, size)
+    for run in inputs.of_kind(PRETRAINING):
+        setting = run.record.setting
+        encoder, size = setting["encoder"], setting.get("image_size") or USUAL_SIZE
+        found[json.dumps([encoder, size], sort_keys=True)] = (encoder, size)
     return list(found.values())
 
 
-def complexity_table(encoder: Any, size: int) -> Table:
+def complexity_table(encoder: Mapping[str, Any], size: int) -> Table:
     """Costs of an encoder stage by stage."""
-    from pretrain.complexity import format_table, stage_complexity
+    from pretrain.complexity import stage_complexity, table_cells
     from pretrain.encoders import build_encoder
 
-    markdown = format_table(stage_complexity(build_encoder(encoder), size)) + "\n"
-    shown = Table(f"{spelled_options(encoder)} on images of {size} px", markdown, "")
-    latex = plain_table(shown.title, shown.header, [row.cells for row in shown.rows]).latex
-    options = {"type": encoder} if isinstance(encoder, str) else dict(encoder)
+    header, *rows = table_cells(stage_complexity(build_encoder(encoder), size))
     command = None
-    if set(options) == {"type"}:
-        command = tool_command("complexity", "--encoder", options["type"], "--input-size", str(size))
-    return Table(shown.title, markdown, latex, command)
+    if set(encoder) == {"type"}:
+        command = tool_command("complexity", "--encoder", encoder["type"], "--input-size", str(size))
+    return text_table(f"{options_text(encoder)} on images of {size} px", header, rows, command=command)

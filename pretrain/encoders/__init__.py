@@ -1,6 +1,6 @@
 """Encoders: each a sequence of blocks with named stages, built by name."""
 
-from pretrain.encoders.base import ENCODERS, Encoder, build_encoder
+from pretrain.encoders.base import ENCODERS, Encoder, build_encoder, encoder_label, encoder_spec
 from pretrain.encoders.presnet import PResNetEncoder
 from pretrain.encoders.resnet import ResNetEncoder
 from pretrain.encoders.shufflenet import ShuffleNetV2Encoder
@@ -14,4 +14,6 @@ __all__ = [
     "ShuffleNetV2Encoder",
     "TimmEncoder",
     "build_encoder",
+    "encoder_label",
+    "encoder_spec",
 ]

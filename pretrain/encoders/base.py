@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
 ENCODERS = Registry("encoder", locations=["pretrain.encoders"])
+ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50", "presnet50": "PResNet-50",
+                 "shufflenet_v2_50": "ShuffleNet v2-50"}
 
 
 class Encoder(nn.Module, ABC):
@@ -101,3 +105,26 @@ def build_encoder(spec: str | Mapping) -> Encoder:
         return ENCODERS.module_dict[spec.pop("type")](**spec)
     except TypeError as error:
         raise ValueError(f"arguments of encoder {name!r} do not fit: {error}") from error
+
+
+def encoder_spec(encoder: str | Mapping) -> dict[str, Any]:
+    """An encoder's config without options at their defaults.
+
+    Raises:
+        ValueError: no encoder has that name.
+    """
+    options = {"type": encoder} if isinstance(encoder, str) else dict(encoder)
+    make = ENCODERS.module_dict.get(options.get("type"))
+    if make is None:
+        raise ValueError(f"encoder {options.get('type')!r} is not one of {', '.join(sorted(ENCODERS.module_dict))}")
+    parameters = inspect.signature(make).parameters
+    return {key: value for key, value in options.items() if key not in parameters or value != parameters[key].default}
+
+
+def encoder_label(encoder: str | Mapping) -> str:
+    """What tables call an encoder, such as ``ResNet-18 (width=16)``."""
+    options = {"type": encoder} if isinstance(encoder, str) else dict(encoder)
+    name = options.pop("type")
+    if name == "TimmEncoder":
+        name = options.pop("name", name)
+    return ARCHITECTURES.get(name, name) + (f" ({', '.join(f'{k}={v}' for k, v in options.items())})" if options else "")

@@ -1,8 +1,7 @@
-"""What tools/analyze.py found, drawn: accuracy by depth, spectra, kept pairs (Fournier et al., 2023, figures 2, 1b, 5)."""
+"""Figures of what tools/analyze.py finds: accuracy by depth, spectra, kept pairs (Fournier et al., figures 2, 1b, 5)."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from mmengine.logging import print_log
 
-from pretrain.figures.curves import group_runs
-from pretrain.figures.labels import legend_height, outside_legend, told_apart, wrapped
+from pretrain.figures.labels import legend_height, outside_legend, wrapped
 from pretrain.figures.style import (
     COLUMN_WIDTH,
     TEXT_WIDTH,
@@ -30,11 +28,13 @@ from pretrain.figures.style import (
     new_figure,
     shades,
 )
-from pretrain.methods import Method
-from pretrain.readout.analysis_files import kind_of, method_of_origin, read_analyses
-from pretrain.readout.results import dataset_name
+from pretrain.results.method import Method, differences, shown_method, unique_labels
+from pretrain.results.store import ANALYSIS, Record, RecordError, canonical, find_records, read_record
+from pretrain.results.table import in_words
 from pretrain.training_log import TrainingLog, read_training_log, training_logs_below
+from pretrain.work_dir import RECORD_NAME
 
+DETAILS = {"probes": ("blocks",), "spectrum": ("points",), "kept": ("units", "epochs", "kept_positive", "kept_negative")}
 FLOOR = 1e-8  # of normalised singular values: what is below is rounding
 MAX_COLUMNS = 4
 SPECTRUM_HEIGHT = 1.2  # inches, of the lines
@@ -42,16 +42,17 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 KEPT_PREFIX = "kept_positive_"  # of a unit's scalar in a log
 KEPT = {"positive": "positive pairs kept (%)", "negative": "negative pairs kept (%)"}
 Series = tuple[Sequence[float], Sequence[float]]  # epochs, and values at them
+Shares = Mapping[str, Mapping[str, Series]]  # of kept pairs: {unit: {"positive": ..., "negative": ...}}
 Paths = Iterable[str | Path]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Analyses of repetitions: encoders that were trained alike but for their seeds, and analysed alike."""
+    """Repetitions: encoders of one method and setting that were analysed alike."""
 
     label: str
     method: Method
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Record]
     style: Mapping[str, Any]  # of its lines
 
 
@@ -62,9 +63,9 @@ def draw_probes(paths: Paths) -> Drawing:
         paths: files of ``tools/analyze.py --what probes``, or folders above some.
 
     Raises:
-        ReadoutFileError: a path does not exist, or holds none.
+        RecordError: a path does not exist, or holds none.
     """
-    groups = _groups(read_analyses(paths, "probes"))
+    groups = _groups(_find(paths, "probes"))
     lines = [_probe_line(group) for group in groups]
     with figure_style():
         labels = [group.label for group in groups]
@@ -79,15 +80,17 @@ def draw_probes(paths: Paths) -> Drawing:
 
 
 def _probe_line(group: _Group) -> dict[str, Any]:
-    blocks = list(zip(*(record["blocks"] for record in group.records), strict=True))  # (blocks, runs)
-    accuracies = [[run["top1"] for run in runs] for runs in blocks]
+    blocks = group.records[0].content["details"]["blocks"]
+    runs = [{row["stage"]: row["value"] for row in record.content["rows"] if row["metric"] == "top1"}
+            for record in group.records]
+    accuracies = [[run[block["name"]] for run in runs] for block in blocks]  # (blocks, runs)
     return {
         "method": group.label,
-        "runs": len(group.records),
-        "names": [runs[0]["name"] for runs in blocks],
+        "runs": len(runs),
+        "names": [block["name"] for block in blocks],
         "top1": [fmean(values) for values in accuracies],
         "std": [stdev(values) if len(values) > 1 else None for values in accuracies],
-        "ends_of_units": [runs[0]["name"] for runs in blocks if runs[0]["end_of_unit"]],
+        "ends_of_units": [block["name"] for block in blocks if block["end_of_unit"]],
     }
 
 
@@ -117,10 +120,11 @@ def draw_spectrum(paths: Paths) -> Drawing:
         paths: files of ``tools/analyze.py --what spectrum``, or folders above some.
 
     Raises:
-        ReadoutFileError: a path does not exist, or holds none.
+        RecordError: a path does not exist, or holds none.
     """
-    groups = _groups(read_analyses(paths, "spectrum"))
-    names = list(dict.fromkeys(point["name"] for group in groups for record in group.records for point in record["points"]))
+    groups = _groups(_find(paths, "spectrum"))
+    names = list(dict.fromkeys(point["name"] for group in groups for record in group.records
+                               for point in record.content["details"]["points"]))
     with figure_style():
         figure = _draw_spectra(groups, names)
     return Drawing(figure, f"Singular values of the covariance of pooled features on {_data_sets(groups)}, relative to the "
@@ -145,7 +149,7 @@ def _draw_spectra(groups: Sequence[_Group], names: Sequence[str]) -> Figure:
         axis.yaxis.set(major_formatter=_power_of_ten, minor_formatter=NullFormatter())
         if place % columns == 0:
             axis.set_ylabel("singular value / largest")
-        handles = [Line2D([], [], label=_told_rank(_rank(group, name)), **group.style)
+        handles = [Line2D([], [], label=_rank_text(_rank(group, name)), **group.style)
                    for group in groups if _points(group, name)]
         axis.legend(handles=handles, title="effective rank", title_fontsize=7, handlelength=1.6, borderaxespad=0.2,
                     labelspacing=0.3, loc="lower left")
@@ -164,7 +168,7 @@ def _power_of_ten(value: float, _: int) -> str:
 
 def _points(group: _Group, name: str) -> list[Mapping[str, Any]]:
     """What every run of a group has at a point; nothing where the encoder has no such point."""
-    return [point for record in group.records for point in record["points"] if point["name"] == name]
+    return [point for record in group.records for point in record.content["details"]["points"] if point["name"] == name]
 
 
 def _normalised(singular_values: Sequence[float]) -> np.ndarray:
@@ -178,17 +182,8 @@ def _rank(group: _Group, name: str) -> dict[str, Any]:
             "std": stdev(ranks) if len(ranks) > 1 else None, "runs": len(ranks)}
 
 
-def _told_rank(rank: Mapping[str, Any]) -> str:
+def _rank_text(rank: Mapping[str, Any]) -> str:
     return f"{rank['effective_rank']:.1f}" + ("" if rank["std"] is None else f" ± {rank['std']:.1f}")
-
-
-@dataclass(frozen=True)
-class _KeptPairs:
-    """Shares of pairs that the units of repetitions kept: per run ``{unit: {"positive": Series, "negative": Series}}``."""
-
-    label: str
-    method: Method
-    runs: Sequence[Mapping[str, Mapping[str, Series]]]
 
 
 def draw_kept(paths: Paths) -> Drawing:
@@ -198,53 +193,60 @@ def draw_kept(paths: Paths) -> Drawing:
         paths: work directories of ``tools/pretrain.py``, files of ``tools/analyze.py --what kept``, or folders above some.
 
     Raises:
-        ReadoutFileError: a path does not exist, or holds none.
+        RecordError: a path does not exist, or holds none.
         ValueError: all pretrainings kept all pairs, or a record is damaged.
     """
-    logged, records = _find_kept([Path(path) for path in paths])
-    found = [_KeptPairs(group.title, group.method, [_kept_of_log(log) for log in group.logs])
-             for group in (group_runs(logged) if logged else [])]
-    found += [_KeptPairs(group.label, group.method, [_kept_of_record(record) for record in group.records])
-              for group in _groups(records)]
+    kept = _find_kept([Path(path) for path in paths])
+    groups = _groups([record for record, _ in kept])
+    shares = {record.path: found for record, found in kept}
+    runs = [[shares[record.path] for record in group.records] for group in groups]
     with figure_style():
-        figure, axes = new_figure(2, len(found), width=TEXT_WIDTH, height=2.1, sharex=True, sharey=True)
-        for row, kept in enumerate(found):
-            _draw_kept(axes[2 * row : 2 * row + 2], kept)
+        figure, axes = new_figure(2, len(groups), width=TEXT_WIDTH, height=2.1, sharex=True, sharey=True)
+        for row, (group, found) in enumerate(zip(groups, runs, strict=True)):
+            _draw_kept(axes[2 * row : 2 * row + 2], group, found)
         for axis in axes[-2:]:
             axis.set_xlabel("epoch")
         axes[0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes[0].set_xlim(left=0)
     return Drawing(figure, "Shares of positive and negative pairs above the similarity threshold at every local unit, in "
-                   f"percent over epochs of pretraining: {'; '.join(kept.label for kept in found)}.",
-                   {"runs": [{"method": kept.label, "units": _percentages(run)} for kept in found for run in kept.runs]})
+                   f"percent over epochs of pretraining: {'; '.join(group.label for group in groups)}.",
+                   {"runs": [{"method": group.label, "units": _percentages(run)}
+                             for group, found in zip(groups, runs, strict=True) for run in found]})
 
 
-def _find_kept(paths: Sequence[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Work directories whose logs tell of kept pairs, and results of analyses of other pretrainings."""
-    below = {path: training_logs_below(path) if path.is_dir() else [] for path in paths}
-    logs = list(dict.fromkeys(work_dir for found in below.values() for work_dir in found))
-    logged = [work_dir for work_dir in logs if read_training_log(work_dir).units(KEPT_PREFIX)]
-    known = {work_dir.resolve() for work_dir in logs}
-    analysed = [path for path, found in below.items()
-                if not found or path not in found and any(path.rglob(f"{kind_of('kept')}*.json"))]
-    records = [record for record in (read_analyses(analysed, "kept") if analysed or not paths else [])
-               if not known & {*Path(record["checkpoint"]).resolve().parents}]
-    if not logged and not records:
+def _find_kept(paths: Sequence[Path]) -> list[tuple[Record, Shares]]:
+    """Records of pretrainings that logged kept pairs, and of analyses of other pretrainings."""
+    logs = list(dict.fromkeys(work_dir for path in paths if path.is_dir() for work_dir in training_logs_below(path)))
+    kept: list[tuple[Record, Shares]] = []
+    for work_dir in logs:
+        log = read_training_log(work_dir)
+        if log.units(KEPT_PREFIX):
+            kept.append((read_record(work_dir / RECORD_NAME), _kept_of_log(log)))
+        else:
+            print_log(f"left out: {work_dir} kept all pairs", logger="current")
+    drawn = {_pretraining(record) for record, _ in kept}
+    analysed = [record for record in _find(paths, "kept", needed=not logs) if _pretraining(record) not in drawn]
+    kept += [(record, _kept_of_record(record)) for record in analysed]
+    if not kept:
         raise ValueError(f"{logs[0]} logged no kept pairs: it trained on all of them; pass pretrainings with a threshold, "
                          "such as those of configs/pretrain/subsampling")
-    for work_dir in logs:
-        if work_dir not in logged:
-            print_log(f"left out: {work_dir} kept all pairs", logger="current")
-    return logged, records
+    return kept
 
 
-def _kept_of_log(log: TrainingLog) -> dict[str, dict[str, Series]]:
+def _pretraining(record: Record) -> str:
+    """What a run and the analyses of its checkpoints have in common."""
+    setting = {key: value for key, value in record.setting.items() if key != "epochs_done"}
+    return canonical([record.method["key"], setting, record.content["repetition"]])
+
+
+def _kept_of_log(log: TrainingLog) -> Shares:
     return {unit: {sign: log.series(f"kept_{sign}_{unit}") for sign in KEPT} for unit in log.units(KEPT_PREFIX)}
 
 
-def _kept_of_record(record: Mapping[str, Any]) -> dict[str, dict[str, Series]]:
-    return {unit: {sign: _known(record["epochs"], record[f"kept_{sign}"][unit]) for sign in KEPT}
-            for unit in record["units"]}
+def _kept_of_record(record: Record) -> Shares:
+    details = record.content["details"]
+    return {unit: {sign: _known(details["epochs"], details[f"kept_{sign}"][unit]) for sign in KEPT}
+            for unit in details["units"]}
 
 
 def _known(epochs: Sequence[float], values: Sequence[float | None]) -> Series:
@@ -253,48 +255,84 @@ def _known(epochs: Sequence[float], values: Sequence[float | None]) -> Series:
     return [epoch for epoch, _ in pairs], [value for _, value in pairs]
 
 
-def _draw_kept(axes: Sequence[Axes], kept: _KeptPairs) -> None:
-    units = list(dict.fromkeys(unit for run in kept.runs for unit in run))
-    colors = dict(zip(units, shades(method_color(kept.method), len(units)), strict=True))
+def _draw_kept(axes: Sequence[Axes], group: _Group, runs: Sequence[Shares]) -> None:
+    units = list(dict.fromkeys(unit for run in runs for unit in run))
+    colors = dict(zip(units, shades(method_color(group.method), len(units)), strict=True))
     for axis, (sign, label) in zip(axes, KEPT.items(), strict=True):
-        for run in kept.runs:
+        for run in runs:
             for unit, shares in run.items():
                 epochs, values = shares[sign]
-                axis.plot(epochs, [100 * value for value in values], method_dashes(kept.method), color=colors[unit],
-                          linewidth=1.2 if len(kept.runs) == 1 else 0.7, marker="." if len(epochs) < 8 else None)
+                axis.plot(epochs, [100 * value for value in values], method_dashes(group.method), color=colors[unit],
+                          linewidth=1.2 if len(runs) == 1 else 0.7, marker="." if len(epochs) < 8 else None)
         axis.set(ylabel=label, ylim=(0, 104))
-    axes[0].set_title("\n".join(wrapped(kept.label, TEXT_WIDTH - 1, 8)), loc="left")
-    handles = [Line2D([], [], linestyle=method_dashes(kept.method), color=colors[unit], label=unit)
+    axes[0].set_title("\n".join(wrapped(group.label, TEXT_WIDTH - 1, 8)), loc="left")
+    handles = [Line2D([], [], linestyle=method_dashes(group.method), color=colors[unit], label=unit)
                for unit in reversed(units)]  # the top unit first
     axes[1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=1.8, labelspacing=0.2,
                    ncols=-(-len(units) // 10))
 
 
-def _percentages(run: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _percentages(run: Shares) -> dict[str, dict[str, dict[str, list[float]]]]:
     return {unit: {sign: {"epoch": list(epochs), "percent": [100 * value for value in values]}
                    for sign, (epochs, values) in shares.items()} for unit, shares in run.items()}
 
 
-def _groups(records: Sequence[Mapping[str, Any]]) -> list[_Group]:
+def _find(paths: Paths, what: str, needed: bool = True) -> list[Record]:
+    """The records of one analysis.
+
+    Raises:
+        RecordError: a path does not exist, a file that is given is not a record, or one is needed and there is none.
+    """
+    paths = [Path(path) for path in paths]
+    records, warnings = find_records(paths)
+    for warning in warnings:
+        print_log(f"left out: {warning}", logger="current")
+    found = [record for record in records if record.kind == ANALYSIS and record.content["protocol"]["name"] == what]
+    if needed and not found:
+        raise RecordError(f"no results of tools/analyze.py --what {what} in {', '.join(map(str, paths))}; run "
+                          f"tools/analyze.py CHECKPOINT --what {what} first")
+    for record in found:
+        details = record.content.get("details")
+        lacking = [key for key in DETAILS[what] if not isinstance(details, Mapping) or key not in details]
+        if lacking:
+            raise RecordError(f"{record.path} is damaged: it lacks {', '.join(lacking)}; run tools/analyze.py CHECKPOINT "
+                              f"--what {what} again, or remove the file")
+    return found
+
+
+def _groups(records: Sequence[Record]) -> list[_Group]:
     """Puts analyses of repetitions together, in the order of their first ones."""
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    grouped: dict[str, list[Record]] = {}
     for record in records:
-        grouped.setdefault(_all_but_seed(record), []).append(record)
+        grouped.setdefault(canonical([record.method["key"], _conditions(record)]), []).append(record)
     firsts = [alike[0] for alike in grouped.values()]
-    methods = [method_of_origin(record["encoder"]) for record in firsts]
-    labels = told_apart([method.label for method in methods],
-                        [record["checkpoint"] for record in firsts])
-    return [_Group(*group) for group in zip(labels, methods, grouped.values(), line_styles(methods), strict=True)]
+    methods = [shown_method(record.method) for record in firsts]
+    return [_Group(*group) for group in zip(_labels(firsts), methods, grouped.values(), line_styles(methods), strict=True)]
 
 
-def _all_but_seed(record: Mapping[str, Any]) -> str:
-    """What repetitions share: encoder, pretraining and how far it went, and what was analysed on which data."""
-    origin, data = record["encoder"], record.get("data") or {}
-    trained = {key: value for key, value in origin["meta"].items() if key not in ("seed", "git_revision", "config_sha256")}
-    file = None if trained or origin["seed"] is not None else origin["file"]
-    return json.dumps([origin["encoder"], trained, file, data.get("fingerprint"), data.get("train_images"),
-                       record.get("protocol"), record.get("image_size")], sort_keys=True)
+def _labels(records: Sequence[Record]) -> list[str]:
+    """The methods, and where those are the same what else differs."""
+    by_key = unique_labels(record.method for record in records)
+    labels = []
+    for record in records:
+        alike = [other for other in records if other.method["key"] == record.method["key"]]
+        hints = differences(_conditions(record), map(_conditions, alike))
+        if len(hints) > 1:
+            hints.pop("fingerprint", None)
+        words = in_words({name: value for name, value in hints.items() if value is not None})
+        labels.append(by_key[record.method["key"]] + (f" ({words})" if words else ""))
+    return labels
+
+
+def _conditions(record: Record) -> dict[str, Any]:
+    """What repetitions have in common beside the method."""
+    protocol = {key: value for key, value in record.content["protocol"].items() if key != "name"}
+    return {"setting": record.setting, "protocol": protocol, "dataset": _dataset(record)}
+
+
+def _dataset(record: Record) -> str:
+    return next((row["dataset"] for row in record.content["rows"]), "")
 
 
 def _data_sets(groups: Sequence[_Group]) -> str:
-    return " and ".join(dict.fromkeys(dataset_name(record["data"]) for group in groups for record in group.records))
+    return " and ".join(dict.fromkeys(_dataset(group.records[0]) for group in groups))

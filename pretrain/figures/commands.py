@@ -37,14 +37,9 @@ def _curves_arguments(parser: ArgumentParser) -> None:
 
 
 def _curves(args: Namespace) -> dict[str, Drawing]:
-    from pretrain.figures import curves
+    from pretrain.figures.curves import draw_curves
 
-    return {
-        "curves": curves.draw_curves(args.work_dirs),
-        "curves_accuracy": curves.draw_accuracy(args.work_dirs),
-        "curves_learning_rate": curves.draw_learning_rate(args.work_dirs),
-        "curves_throughput": curves.draw_throughput(args.work_dirs),
-    }
+    return draw_curves(args.work_dirs)
 
 
 def _units_arguments(parser: ArgumentParser) -> None:
@@ -128,7 +123,7 @@ def _kept(args: Namespace) -> dict[str, Drawing]:
 
 
 COMMANDS = (
-    Command("curves", "losses of every unit, contrastive accuracy, learning rate and images/s over epochs",
+    Command("curves", "losses and metrics of every unit, learning rate and images/s over epochs",
             _curves_arguments, _curves),
     Command("units", "the learning rule: blocks, units, decoders, and how far down each gradient flows",
             _units_arguments, _units),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,18 @@ from pretrain.figures.style import (
     new_figure,
 )
 from pretrain.memory import CHECKPOINTED, step_cost
-from pretrain.methods import named_method
-from pretrain.readout.published import TABLE_7
+from pretrain.results.method import RULE_LABELS, Method
 
 Encoders = Mapping[str, str | Mapping[str, Any]]
+
+
+def _published_savings() -> dict[str, float]:
+    """The memory savings of LoCo's table 7 by rule."""
+    table = json.loads((files("pretrain.results") / "papers" / "loco.json").read_text(encoding="utf-8"))["tables"]["7"]
+    place = [column["metric"] for column in table["columns"]].index("memory_saving")
+    return {row["method"]["rule"]: row["values"][place] for row in table["rows"] if row["method"] != table["baseline"]}
+
+
 COSTS = {"flops": ("FLOPs", BLUE), "memory_elements": ("memory", ORANGE)}
 PAPER_SHARES = {  # LoCo, table 6: percent by stage from the bottom up
     "resnet50": {"flops": (19.39, 25.09, 35.80, 19.73), "memory_elements": (43.64, 29.09, 21.82, 5.45)},
@@ -36,10 +46,7 @@ PAPER_SHARES = {  # LoCo, table 6: percent by stage from the bottom up
                   "memory_elements": (15.46, 10.96, 19.48, 17.31, 19.48, 17.31)},
 }
 PAPER_GFLOPS = {"resnet50": 4.14, "presnet50": 4.16}
-PAPER_SAVINGS = {
-    "resnet50": {"gim": 1.81, "loco": 1.28},  # LoCo, section 5.6
-    "presnet50": {row.labels[0].lower(): row.memory_saving for row in TABLE_7.rows[1:]},
-}
+PAPER_SAVINGS = {"resnet50": {"gim": 1.81, "loco": 1.28}, "presnet50": _published_savings()}  # LoCo, section 5.6, table 7
 COMPARED = ("simclr", CHECKPOINTED, "gim", "loco")
 RECOMPUTED = ("gim", "loco")  # also with every block run again, which is what checkpointing does to SimCLR
 BAR_WIDTH = 0.38
@@ -63,8 +70,8 @@ def draw_stage_costs(encoders: Encoders, image_size: int = USUAL_SIZE) -> Drawin
         figure, axes = _panels(encoders, sharey=True)
         for ax, (name, complexity) in zip(axes, complexities.items(), strict=False):
             _draw_shares(ax, complexity, paper.get(name))
-            told = f" (paper: {PAPER_GFLOPS[name]:.2f})" if name in paper else ""
-            ax.set_title(f"{name}: {complexity.total('flops') / 1e9:.3g} GFLOPs{told}")
+            paper_total = f" (paper: {PAPER_GFLOPS[name]:.2f})" if name in paper else ""
+            ax.set_title(f"{name}: {complexity.total('flops') / 1e9:.3g} GFLOPs{paper_total}")
         axes[0].set_ylabel("share of the encoder (%)")
         handles: list[Patch | Line2D] = [Patch(color=color, label=label) for label, color in COSTS.values()]
         figure.legend(handles=[*handles, *_paper_handle(bool(paper))], loc="outside lower center", ncols=3)
@@ -145,7 +152,8 @@ def _savings(peaks: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, floa
 def _draw_savings(ax: Axes, peaks: Mapping[str, Mapping[str, int]], paper: Mapping[str, float]) -> None:
     labels = []
     for position, (method, savings) in enumerate(_savings(peaks).items()):
-        rule = named_method(method.removesuffix("_checkpointed"))
+        name = method.removesuffix("_checkpointed")
+        rule = Method(name, RULE_LABELS[name], name)
         offsets = (0,) if len(savings) == 1 else (-0.5, 0.5)
         for offset, (mode, saving) in zip(offsets, savings.items(), strict=True):
             again = mode == "block" or method == CHECKPOINTED

@@ -1,8 +1,7 @@
-"""How pretrainings went: losses, contrastive accuracy, learning rate and throughput (LoCo, supplement, figure 1)."""
+"""How pretrainings went: losses, metrics of the objectives, learning rate and throughput (LoCo, supplement, figure 1)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pretrain.figures.labels import legend_height, outside_legend, told_apart, wrapped
+from pretrain.figures.labels import legend_height, outside_legend, wrapped
 from pretrain.figures.style import (
     BLACK,
     COLUMN_WIDTH,
@@ -25,67 +24,100 @@ from pretrain.figures.style import (
     new_figure,
     shades,
 )
-from pretrain.methods import Method, method_of_config, named_method
+from pretrain.results.method import Method, differences, foreign_method, shown_method, unique_labels
+from pretrain.results.store import canonical, read_record
+from pretrain.results.table import in_words
 from pretrain.training_log import TrainingLog, find_training_logs, read_training_log
+from pretrain.work_dir import RECORD_NAME
 
 COLUMNS = 3
 MOST_NAMED = 6  # units in a legend
 PANEL_HEIGHT, TITLE_LINE = 2.15, 0.15  # inches
-MARKED = 0.15  # of an axis's diagonal, between the marks of a line that is told by them
+MARKED = 0.15  # of an axis's diagonal, between the marks of a line that is identified by them
 WIDEST_LINE = 3.0  # points
-DASHES = ("-", "--", "-.", ":")  # of lines that are no single method's
-NOT_COMPARABLE = {  # where a setting of a run is, and what it is called; values depend on it
-    "batch size": ("train_dataloader", "batch_size"),
-    "threshold": ("model", "subsampling", "threshold"),
+DASHES = ("-", "--", "-.", ":")  # of lines that are not of a single method
+VALUES_DEPEND_ON = ("data", "image_size", "views", "batch_size")  # of a setting; and on the objective
+LOSS = "loss"
+METRICS = {  # axis, factor and caption of what objectives of this package measure
+    "accuracy": ("contrastive accuracy (%)", 100, "Contrastive accuracy on training batches in percent"),
+    "kept_positive": ("positive pairs kept (%)", 100, "Positive pairs that subsampling keeps in percent"),
+    "kept_negative": ("negative pairs kept (%)", 100, "Negative pairs that subsampling keeps in percent"),
 }
 Paths = Sequence[str | Path]
 
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs of one config that differ in nothing but their seeds.
+    """Runs of one method and setting, which differ in their seeds alone.
 
     Attributes:
-        title: the method, and what tells the group from others of the same method.
-        method: what they were trained with.
+        title: the method, and what distinguishes the group from others of the same method.
+        identity: ``method`` and ``setting`` of the runs.
         logs: one a run.
     """
 
     title: str
-    method: Method
+    identity: Mapping[str, Any]
     logs: Sequence[TrainingLog]
+
+    @property
+    def method(self) -> Method:
+        """What they were trained with."""
+        return shown_method(self.identity["method"])
 
     @property
     def epochs(self) -> int | None:
         """Epochs of the whole schedule; None where it is not recorded."""
-        return self.logs[0].config.get("train_cfg", {}).get("max_epochs")
+        return self.identity["setting"].get("epochs")
+
+    @property
+    def metrics(self) -> list[str]:
+        """What was logged of the units, the loss first."""
+        return list(dict.fromkeys(metric for log in self.logs for unit in log.units() for metric in log.metrics(unit)))
 
 
-def draw_curves(work_dirs: Paths) -> Drawing:
-    """Training loss of every local unit over epochs; one panel a config, one line a unit and seed.
+def draw_curves(work_dirs: Paths) -> dict[str, Drawing]:
+    """Every training curve there is.
 
     Args:
         work_dirs: of pretrainings, finished or not, or folders above some.
 
+    Returns:
+        ``curves`` (the loss of every local unit), ``curves_<metric>`` for every other metric that was logged for units, such
+        as ``curves_accuracy``, then ``curves_learning_rate`` and ``curves_throughput``.
+
     Raises:
         FileNotFoundError: a directory does not exist.
-        ValueError: nothing was logged there, or none is given.
+        ValueError: nothing was logged there, none is given, or a record is damaged.
     """
-    return _draw_units_of(work_dirs, "loss_", "training loss (nats)", 1, "NT-Xent training loss in nats")
-
-
-def draw_accuracy(work_dirs: Paths) -> Drawing:
-    """Contrastive accuracy of every local unit over epochs: how often a view's nearest other view is its counterpart.
-
-    Args and errors: as :func:`draw_curves`.
-    """
-    return _draw_units_of(work_dirs, "accuracy_", "contrastive accuracy (%)", 100,
-                          "Contrastive accuracy on training batches in percent")
-
-
-def draw_learning_rate(work_dirs: Paths) -> Drawing:
-    """Learning rate over epochs, one line a schedule, which many runs may follow; args and errors as :func:`draw_curves`."""
     groups = group_runs(work_dirs)
+    metrics = [metric for metric in dict.fromkeys(name for group in groups for name in group.metrics) if metric != LOSS]
+    return {
+        "curves": draw_losses(groups),
+        **{f"curves_{metric}": draw_metric(groups, metric) for metric in metrics},
+        "curves_learning_rate": draw_learning_rate(groups),
+        "curves_throughput": draw_throughput(groups),
+    }
+
+
+def draw_losses(groups: Sequence[RunGroup]) -> Drawing:
+    """Training loss of every local unit over epochs; one panel a group, one line a unit and seed."""
+    losses = {group.method.loss for group in groups}
+    label = losses.pop() if len(losses) == 1 else ""
+    titles = [_title(group, "" if label else group.method.loss) for group in groups]
+    what = f"Training loss, {label}," if label else "Training loss"
+    return _draw_units_of(groups, titles, LOSS, label or "training loss", 1, what)
+
+
+def draw_metric(groups: Sequence[RunGroup], metric: str) -> Drawing:
+    """A metric of every local unit over epochs, such as the accuracy; of the groups that logged it."""
+    groups = [group for group in groups if metric in group.metrics]
+    name = metric.replace("_", " ")
+    return _draw_units_of(groups, list(map(_title, groups)), metric, *METRICS.get(metric, (name, 1, name.capitalize())))
+
+
+def draw_learning_rate(groups: Sequence[RunGroup]) -> Drawing:
+    """Learning rate over epochs, one line a schedule, which many runs may follow."""
     schedules: dict[tuple[tuple[float, ...], ...], list[int]] = {}  # -> places of groups
     for place, group in enumerate(groups):
         for log in group.logs:
@@ -99,16 +131,15 @@ def draw_learning_rate(work_dirs: Paths) -> Drawing:
 
 
 def _names(groups: Sequence[RunGroup], of: int) -> str:
-    """What to call the configs that share a schedule."""
+    """What to call the groups that share a schedule."""
     if len(groups) == 1:
         return groups[0].title
     methods = "; ".join(dict.fromkeys(group.method.label for group in groups))
-    return f"all {of} configs" if len(groups) == of else f"{len(groups)} configs: {methods}"
+    return f"all {of} settings" if len(groups) == of else f"{len(groups)} settings: {methods}"
 
 
-def draw_throughput(work_dirs: Paths) -> Drawing:
-    """Images a second over epochs, one line a run; args and errors as :func:`draw_curves`."""
-    groups = group_runs(work_dirs)
+def draw_throughput(groups: Sequence[RunGroup]) -> Drawing:
+    """Images a second over epochs, one line a run."""
     styles = line_styles([group.method for group in groups])
     lines = [(log.series("images_per_second"), styles[place], place)
              for place, group in enumerate(groups) for log in group.logs]
@@ -117,47 +148,56 @@ def draw_throughput(work_dirs: Paths) -> Drawing:
 
 
 def group_runs(work_dirs: Paths) -> list[RunGroup]:
-    """Reads the logs, and puts runs together that differ in nothing but their seeds; errors as :func:`draw_curves`."""
+    """Reads the logs, and puts runs of one method and setting together; errors as :func:`draw_curves`."""
     if not work_dirs:
         raise ValueError("there is no training log to draw; pass at least one work directory of tools/pretrain.py")
     grouped: dict[str, list[TrainingLog]] = {}
+    identities = {}
     for work_dir in find_training_logs(work_dirs):
-        log = read_training_log(work_dir)
-        grouped.setdefault(_config_but_seed(log), []).append(log)
-    methods = [_method(logs[0]) for logs in grouped.values()]
-    titles = told_apart([method.label for method in methods], [logs[0].work_dir for logs in grouped.values()])
-    return [RunGroup(*group) for group in zip(titles, methods, grouped.values(), strict=True)]
+        identity = _identity(work_dir)
+        key = canonical([identity["method"]["key"], identity["setting"]])
+        identities.setdefault(key, identity)
+        grouped.setdefault(key, []).append(read_training_log(work_dir))
+    labels = unique_labels(identity["method"] for identity in identities.values())
+    groups = []
+    for key, identity in identities.items():
+        method = identity["method"]["key"]
+        alike = [other["setting"] for other in identities.values() if other["method"]["key"] == method]
+        hints = in_words(differences(identity["setting"], alike))
+        groups.append(RunGroup(labels[method] + (f" ({hints})" if hints else ""), identity, grouped[key]))
+    return groups
 
 
-def _config_but_seed(log: TrainingLog) -> str:
-    if not log.config:  # not recorded: not to be taken for another's repetition
-        return str(log.work_dir)
-    randomness = {key: value for key, value in log.config.get("randomness", {}).items() if key != "seed"}
-    return json.dumps({**log.config, "randomness": randomness}, sort_keys=True)
+def _identity(work_dir: Path) -> dict[str, Any]:
+    """Method and setting of a run; a folder without a record stands for itself."""
+    file = work_dir / RECORD_NAME
+    if file.is_file():
+        record = read_record(file)
+        return {"method": record.method, "setting": record.setting}
+    return {"method": foreign_method("file", work_dir.name), "setting": {"folder": str(work_dir.resolve())}}
 
 
-def _method(log: TrainingLog) -> Method:
-    return method_of_config(log.config) if "rule" in log.config.get("model", {}) else named_method(log.work_dir.name)
-
-
-def _draw_units_of(work_dirs: Paths, prefix: str, label: str, factor: float, what: str) -> Drawing:
-    groups = group_runs(work_dirs)
+def _draw_units_of(
+    groups: Sequence[RunGroup], titles: Sequence[str], metric: str, label: str, factor: float, what: str
+) -> Drawing:
     columns = 2 if len(groups) == 4 else min(COLUMNS, len(groups))
     width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
-    titles = [wrapped(_title(group), width / columns - 0.3, 8) for group in groups]
+    lines = [wrapped(title, width / columns - 0.3, 8) for title in titles]
+    prefix = f"{metric}_"
     with figure_style():
         figure, axes = new_figure(columns, -(-len(groups) // columns), width, sharex=True, sharey=True,
-                                  height=PANEL_HEIGHT + TITLE_LINE * max(map(len, titles)))
+                                  height=PANEL_HEIGHT + TITLE_LINE * max(map(len, lines)))
         for index, (ax, group) in enumerate(zip(axes, groups, strict=False)):
             _draw_group(ax, group, prefix, factor)
-            ax.set(title="\n".join(titles[index]), xlabel="epoch")
+            ax.set(title="\n".join(lines[index]), xlabel="epoch")
             ax.tick_params(labelbottom=True)
             if index % columns == 0:
                 ax.set_ylabel(label)
         for ax in axes[len(groups):]:
             ax.set_visible(False)
         _set_epochs(axes[0], groups)
-    caption = f"{what} of every local unit over epochs: {'; '.join(map(_told, groups))}. Means between lines of the log."
+    shown = "; ".join(_in_one_line(title) for title in titles)
+    caption = f"{what} of every local unit over epochs: {shown}. Means between lines of the log."
     caption += _warning(groups)
     return Drawing(figure, caption, {"runs": _numbers(groups, lambda log: {
         unit: log.series(f"{prefix}{unit}") for unit in log.units(prefix)}, factor)})
@@ -213,25 +253,24 @@ def _draw_lines(
         ax.set_ylim(bottom=0)
         _set_epochs(ax, groups)
         outside_legend(figure, [handles[place] for place in sorted(handles)], labels)
-    return Drawing(figure, f"{what} over epochs: {'; '.join(map(_told, groups))}.",
+    shown = "; ".join(_in_one_line(_title(group)) for group in groups)
+    return Drawing(figure, f"{what} over epochs: {shown}.",
                    {"runs": _numbers(groups, lambda log: {name: log.series(name)})})
 
 
 def _warning(groups: Sequence[RunGroup]) -> str:
-    """A sentence on settings in which runs differ although values on one axis depend on them; empty where there is none."""
+    """A sentence on what runs differ in although values on one axis depend on it; empty where there is nothing."""
+    conditions = [{"objective": group.identity["method"].get("objective"),
+                   **{key: group.identity["setting"].get(key) for key in VALUES_DEPEND_ON}}
+                  for group in groups if "objective" in group.identity["method"]]
+    if len({group["objective"]["type"] for group in conditions}) > 1:  # whose options have nothing in common
+        conditions = [{**group, "objective": group["objective"]["type"]} for group in conditions]
+    hints = [differences(each, conditions) for each in conditions]
     differing = []
-    for name, keys in NOT_COMPARABLE.items():
-        values = dict.fromkeys(_setting(group.logs[0].config, keys) for group in groups if group.logs[0].config)
-        if len(values) > 1:
-            differing.append(f"{name} ({', '.join('none' if value is None else f'{value:g}' for value in values)})")
+    for name in hints[0] if hints else ():
+        values = dict.fromkeys("none" if hint[name] is None else str(hint[name]) for hint in hints)
+        differing.append(f"{name} ({', '.join(values)})")
     return f" Values of runs that differ in {' or '.join(differing)} cannot be compared." if differing else ""
-
-
-def _setting(config: Mapping[str, Any], keys: Sequence[str]) -> float | None:
-    value: Any = config
-    for key in keys:
-        value = (value or {}).get(key)
-    return value
 
 
 def _marker(epochs: Sequence[float]) -> str | None:
@@ -243,14 +282,13 @@ def _set_epochs(ax: Axes, groups: Sequence[RunGroup]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def _title(group: RunGroup) -> str:
+def _title(group: RunGroup, loss: str = "") -> str:
     seeds = f", {len(group.logs)} seeds" if len(group.logs) > 1 else ""
-    unfinished = _unfinished(group)
-    return f"{group.title}{seeds}" + (f"\n{unfinished}" if unfinished else "")
+    return "\n".join(filter(None, [f"{group.title}{seeds}", loss, _unfinished(group)]))
 
 
-def _told(group: RunGroup) -> str:
-    return _title(group).replace("\n", ", ")
+def _in_one_line(title: str) -> str:
+    return title.replace("\n", ", ")
 
 
 def _unfinished(group: RunGroup) -> str:
@@ -266,7 +304,7 @@ def _numbers(
 ) -> list[dict[str, Any]]:
     return [{
         "work_dir": str(log.work_dir),
-        "method": group.method.label,
+        "method": group.title,
         "series": {name: {"epoch": epochs, "value": [factor * value for value in values]}
                    for name, (epochs, values) in series_of(log).items()},
     } for group in groups for log in group.logs]

@@ -1,4 +1,4 @@
-"""t-SNE maps of encoders' features of labelled images (supplement of LoCo, Figure 2), with numbers of how classes part."""
+"""t-SNE maps of encoders' features of labelled images (supplement of LoCo, Figure 2), and how well classes separate."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from torch import Tensor
 from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
 from pretrain.encoders import Encoder
 from pretrain.figures.class_style import class_color, class_marker
-from pretrain.figures.labels import legend_height, outside_legend, told_apart, wrapped
+from pretrain.figures.labels import legend_height, outside_legend, unique_labels_by_path, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
-from pretrain.readout.analysis_files import method_of_origin
 from pretrain.readout.data import CentreView, LabelledImages, balanced_subset
 from pretrain.readout.encoders import RANDOM, PooledFeatures, frozen, load_encoder, pretraining_image_size
 from pretrain.readout.evaluate import find_device
 from pretrain.readout.features import extract_features
-from pretrain.readout.results import dataset_name
 from pretrain.readout.session import DEFAULT_IMAGE_SIZE, default_workers
+from pretrain.results.method import dataset_name, unique_labels
 
 DEFAULT_CLASSES = 10
 DEFAULT_IMAGES = 500  # as in the supplement of LoCo, section 3
@@ -48,7 +47,7 @@ class ImageChoice:
     Attributes:
         source: name or config of an image source with labels.
         data_root: where it reads from.
-        split: None for the one that readouts test on.
+        split: None for the one that evaluations test on.
         classes: names; None for the first ten by name.
         images: how many at most, as evenly over the classes as there are.
         seed: of the choice.
@@ -94,34 +93,39 @@ def draw_embedding(
     """
     source, indices, chosen = _choose_images(choice)
     target, workers = find_device(device), default_workers() if workers is None else workers
+    methods: list[Mapping[str, Any]] = []
     panels: list[_Panel] = []
     for file in files:
         like = panels[0] if panels and file == RANDOM else None
         built, origin = load_encoder(file, encoder or (like and like.encoder), choice.seed)
         name = _choose_stage(built, stage, file)
-        side = image_size or pretraining_image_size(origin["meta"]) or (like.image_size if like else DEFAULT_IMAGE_SIZE)
+        setting = origin["identity"]["setting"]
+        side = image_size or pretraining_image_size(setting) or (like.image_size if like else DEFAULT_IMAGE_SIZE)
         with frozen(built):
             pooled = PooledFeatures(built, [name]).to(target).eval()
             dataset = LabelledImages(source, indices, CentreView(side))
             found = extract_features(pooled, dataset, BATCH_SIZE, workers, target)
         features = F.normalize(found.features[name].cpu(), dim=1)  # (N, C)
         labels = found.labels.cpu()
-        panels.append(_Panel(origin["encoder"], side, labels.numpy(), tsne(features.numpy(), choice.seed), dict(
-            method=method_of_origin(origin).label, file=file, stage=name, features=features.shape[1], image_size=side,
+        methods.append(origin["identity"]["method"])
+        panels.append(_Panel(setting["encoder"], side, labels.numpy(), tsne(features.numpy(), choice.seed), dict(
+            file=file, stage=name, features=features.shape[1], image_size=side,
             images=len(labels), knn=leave_one_out_knn(features, labels), silhouette=silhouette(features, labels),
         )))
+    by_key = unique_labels(methods)
+    labels_of_methods = [by_key[method["key"]] for method in methods]
     with figure_style():
-        figure = _draw(panels, source.classes, chosen)
+        figure = _draw(panels, labels_of_methods, source.classes, chosen)
     return Drawing(figure, _caption(panels[0], choice, chosen), {
         "classes": [source.classes[label] for label in chosen],
         "neighbours": _neighbours(len(indices)),
-        "panels": [panel.numbers for panel in panels],
+        "panels": [{"method": label, **panel.numbers} for label, panel in zip(labels_of_methods, panels, strict=True)],
     })
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """One encoder, the side of its views, labels ``(N,)``, the map ``(N, 2)``, and what is told of it."""
+    """One encoder, the side of its views, labels ``(N,)``, the map ``(N, 2)``, and numbers."""
 
     encoder: Mapping[str, Any]
     image_size: int
@@ -189,13 +193,13 @@ def _choose_stage(encoder: Encoder, stage: str | None, file: str) -> str:
     return stage
 
 
-def _draw(panels: Sequence[_Panel], classes: Sequence[str], chosen: Sequence[int]) -> Figure:
+def _draw(panels: Sequence[_Panel], labels: Sequence[str], classes: Sequence[str], chosen: Sequence[int]) -> Figure:
     rows = -(-len(panels) // MAX_COLUMNS)
     columns = -(-len(panels) // rows)
     width = TEXT_WIDTH * max(columns, 2) / MAX_COLUMNS
     files = [panel.numbers["file"] for panel in panels]
-    told = told_apart([panel.numbers["method"] for panel in panels], files, "{label}\n{hint}")
-    titles = ["\n".join(wrapped(title, width / columns, 8)) for title in told]
+    unique = unique_labels_by_path(labels, files, "{label}\n{hint}")
+    titles = ["\n".join(wrapped(title, width / columns, 8)) for title in unique]
     names = [classes[label] for label in chosen]
     text_height = 0.35 + 0.13 * max(title.count("\n") + 1 for title in titles)
     height = width / columns + text_height + (0.1 + legend_height(names, width)) / rows
@@ -222,8 +226,7 @@ def _draw_panel(axis: Axes, panel: _Panel, title: str, chosen: Sequence[int]) ->
 
 
 def _caption(first: _Panel, choice: ImageChoice, chosen: Sequence[int]) -> str:
-    source = choice.source if isinstance(choice.source, str) else choice.source["type"]
-    data_set = dataset_name(dict(source=source, root=Path(choice.data_root).resolve().name))
+    data_set = dataset_name({"source": choice.source, "root": Path(choice.data_root).resolve().name})
     images = len(first.labels)
     return (f"t-SNE of the {first.numbers['stage']} features of {images} images of {len(chosen)} classes of {data_set}; "
             "under each panel, of the features and not of the map: accuracy of leave-one-out votes of "

@@ -1,4 +1,4 @@
-"""Labels that tell apart what is drawn side by side, and that find room where they stand."""
+"""Labels that are unique in a figure, and that find room where they stand."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ LEGEND_LINE, LEGEND_HANDLE = 0.16, 0.42  # inches: height of a line, and width o
 SUFFIXES = (".pth", ".py", ".json")  # of files that figures are drawn of
 
 
-def told_apart(labels: Sequence[str], paths: Sequence[str | Path], form: str = "{label} ({hint})") -> list[str]:
-    """Labels as they are where they are unique, and otherwise with as much of their paths as tells them from their like.
+def unique_labels_by_path(labels: Sequence[str], paths: Sequence[str | Path], form: str = "{label} ({hint})") -> list[str]:
+    """Labels as they are where they are unique, and otherwise with as much of their paths as differs.
 
     Of ``x/run`` and ``y/run`` that is ``x`` and ``y``, of ``a/epoch_3.pth`` and ``a/epoch_5.pth`` it is ``epoch_3`` and
-    ``epoch_5``. What has label and path in common with all its like stays as it is.
+    ``epoch_5``. Equal labels of equal paths stay as they are.
 
     Args:
         labels: such as methods.
         paths: what is drawn, a file or folder a label.
         form: how a label and its hint are joined.
     """
-    told = list(labels)
+    unique = list(labels)
     for label in set(labels):
         alike = [index for index, other in enumerate(labels) if other == label]
         for index, hint in zip(alike, _hints([paths[index] for index in alike]), strict=True):
-            told[index] = form.format(label=label, hint=hint) if hint else label
-    return told
+            unique[index] = form.format(label=label, hint=hint) if hint else label
+    return unique
 
 
 def _hints(paths: Sequence[str | Path]) -> list[str]:

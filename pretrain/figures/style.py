@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pretrain.methods import Method
+from pretrain.results.method import Method
 from pretrain.work_dir import write_json
 
 COLUMN_WIDTH = 3.3  # inches, of a paper in two columns
@@ -27,10 +27,10 @@ TEXT_WIDTH = 6.8
 FORMATS = ("png", "svg")
 PNG_DPI = 200
 
-# Okabe and Ito's palette, which people of all kinds of colour vision tell apart
+# Okabe and Ito's palette, which people of all kinds of colour vision can distinguish
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE, YELLOW = (
     "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#D55E00", "#CC79A7", "#F0E442")
-BLACK, DARK_GREY, GREY, LIGHT_GREY = "#000000", "#5A5A5A", "#8C8C8C", "#D9D9D9"  # GREY can be taken for GREEN: no method's
+BLACK, DARK_GREY, GREY, LIGHT_GREY = "#000000", "#5A5A5A", "#8C8C8C", "#D9D9D9"  # GREY, like GREEN to some: not a method's
 METHOD_COLORS = {
     "random": DARK_GREY, "supervised": BLACK, "simclr": BLUE, "gim": ORANGE, "loco": GREEN,
     "decoupled4": SKY, "decoupled8": PURPLE, "decoupled16": VERMILION,
@@ -127,14 +127,16 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def method_color(method: Method) -> str:
-    """The colour of a method's learning rule: the same in every figure, whatever else is drawn."""
-    if method.key in METHOD_COLORS:
-        return METHOD_COLORS[method.key]
-    return OTHER_COLORS[hashlib.sha256(method.label.encode()).digest()[0] % len(OTHER_COLORS)]
+    """The colour of a method's family; of other methods one that depends on their key alone."""
+    if method.family in METHOD_COLORS:
+        return METHOD_COLORS[method.family]
+    if method.family == "decoupled1":  # trained end to end
+        return METHOD_COLORS["simclr"]
+    return OTHER_COLORS[hashlib.sha256(method.key.encode()).digest()[0] % len(OTHER_COLORS)]
 
 
 def method_dashes(method: Method) -> str:
-    """Line style: dashed where pairs were left out, so that it is told from the plain rule of the same colour."""
+    """Line style: dashed where pairs were left out, beside the plain rule of the same colour."""
     return "--" if method.subsampled else "-"
 
 

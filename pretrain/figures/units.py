@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from pretrain.figures.labels import CHARACTER, told_apart, wrapped
+from pretrain.figures.labels import CHARACTER, unique_labels_by_path, wrapped
 from pretrain.figures.style import (
     BLACK,
     COLUMN_WIDTH,
@@ -57,7 +57,7 @@ def draw_units(models: Sequence[Mapping[str, Any]]) -> Drawing:
     """
     if not models:
         raise ValueError("there is no learning rule to draw; pass at least one config, work directory or checkpoint")
-    layouts = _told_apart([rule_layout(model) for model in models], [model.get("source", "") for model in models])
+    layouts = _with_unique_names([rule_layout(model) for model in models], [model.get("source", "") for model in models])
     needed = max(map(_needed_width, layouts))
     columns = max(1, min(COLUMNS, len(layouts), int(TEXT_WIDTH / needed)))
     width = max(needed, COLUMN_WIDTH if len(layouts) == 1 else TEXT_WIDTH)
@@ -81,12 +81,12 @@ def draw_units(models: Sequence[Mapping[str, Any]]) -> Drawing:
     return Drawing(figure, _caption(layouts), {"rules": [_numbers(layout) for layout in layouts]})
 
 
-def _told_apart(layouts: Sequence[RuleLayout], sources: Sequence[str]) -> list[RuleLayout]:
+def _with_unique_names(layouts: Sequence[RuleLayout], sources: Sequence[str]) -> list[RuleLayout]:
     """With names that differ where rule and encoder do not."""
     titles = ["\n".join((layout.name, layout.encoder)) for layout in layouts]
-    told = told_apart(titles, sources, "{hint}")
+    unique = unique_labels_by_path(titles, sources, "{hint}")
     return [layout if title == hint else replace(layout, name=f"{layout.name} ({hint})")
-            for layout, title, hint in zip(layouts, titles, told, strict=True)]
+            for layout, title, hint in zip(layouts, titles, unique, strict=True)]
 
 
 def _draw_rule(ax: Axes, layout: RuleLayout, width: float) -> None:
@@ -191,8 +191,8 @@ def _note(layout: RuleLayout, width: float) -> list[str]:
     kinds = [(kind, [shown.name for shown in run]) for kind, run in groupby(layout.units, lambda shown: shown.decoder_kind)]
     outputs = "/".join(str(features) for features in dict.fromkeys(shown.decoder_widths[-1] for shown in layout.units))
     head = f"Decoder{'s' * (len(layout.units) > 1)} to {outputs} features: "
-    told = [f"{head}{kinds[0][0]}"] if len(kinds) == 1 else [head, *(f"{_run_of(names)}: {kind}" for kind, names in kinds)]
-    return [line for text in told for line in wrapped(text, width, SMALL)]
+    parts = [f"{head}{kinds[0][0]}"] if len(kinds) == 1 else [head, *(f"{_run_of(names)}: {kind}" for kind, names in kinds)]
+    return [line for text in parts for line in wrapped(text, width, SMALL)]
 
 
 def _run_of(names: Sequence[str]) -> str:

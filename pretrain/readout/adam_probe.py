@@ -53,7 +53,7 @@ class AdamLinearProbe:
 
     def protocol(self) -> dict[str, Any]:
         """See :class:`~pretrain.readout.session.Method`."""
-        return dict(name="adam", **asdict(self), augmentation=None)
+        return dict(**asdict(self), augmentation=None)
 
     def run(self, session: Session) -> Outcome:
         """See :class:`~pretrain.readout.session.Method`; ``train_top1`` is that of the trained classifiers."""

@@ -1,4 +1,4 @@
-"""Command line arguments that the tools for readouts share."""
+"""Command line arguments that the tools for evaluations share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANALYSIS_OPTIONS = {
 
 
 def add_readout_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what says which encoder is read out on which data."""
+    """Adds what says which encoder is evaluated on which data."""
     parser.add_argument("file", metavar="CHECKPOINT", help=CHECKPOINT_HELP)
     _add_common_arguments(parser)
     parser.add_argument("--train-split", metavar="NAME", help="default: the source's own, train for a folder")
@@ -43,7 +43,7 @@ def add_readout_arguments(parser: argparse.ArgumentParser) -> None:
                              "finetune), of a step, so that another number gives other accuracies; of all processes "
                              "together (default: 256)")
     parser.add_argument("--resume", action="store_true", help="continue what was interrupted; a finished result is kept, "
-                        "which otherwise is computed anew")
+                        "which otherwise is computed again")
 
 
 def add_analysis_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def add_analysis_arguments(parser: argparse.ArgumentParser) -> None:
                         help="images run through the encoder at once and, of probes with adam, of a step of Adam, where "
                              "another number gives other accuracies (default: 256); of memory images of a pretraining step "
                              "(default: the pretraining's)")
-    parser.add_argument("--resume", action="store_true", help="keep a finished result, which otherwise is computed anew")
+    parser.add_argument("--resume", action="store_true", help="keep a finished result, which otherwise is computed again")
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser, precision: str = "float32") -> None:
@@ -88,7 +88,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", default=INPUT_DEFAULTS["data_root"], metavar="DIR",
                         help="where the source reads from (default: data)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS",
-                        help="side of the views (default: that of the pretraining's where the checkpoint tells, or 224)")
+                        help="side of the views (default: that of the pretraining's where it is recorded, or 224)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that load images (default: by processors)")
     parser.add_argument("--seed", type=int, default=INPUT_DEFAULTS["seed"], help="of everything random (default: 0)")
     parser.add_argument("--device", default=INPUT_DEFAULTS["device"], help="default: cuda where there is one, otherwise cpu")
@@ -129,7 +129,7 @@ def run_readout(args: argparse.Namespace, make_method: Callable[[], Method]) -> 
 def run_analyses(args: argparse.Namespace) -> str:
     """Runs what the arguments of :func:`add_analysis_arguments` ask for, in one of the processes of torchrun or alone.
 
-    Of several checkpoints, one that cannot be analysed is told and left out.
+    Of several checkpoints, one that cannot be analysed is reported and left out.
 
     Returns:
         ``{"what": ..., "runs": [record, ...]}`` as JSON; nothing in other processes than the first.
@@ -150,7 +150,7 @@ def _check_analyses(args: argparse.Namespace) -> None:
 
     for name in dict.fromkeys(name for names in ANALYSIS_OPTIONS.values() for name in names):
         if name not in ANALYSIS_OPTIONS[args.what] and getattr(args, name) not in (None, INPUT_DEFAULTS.get(name)):
-            raise ValueError(f"--{name.replace('_', '-')} is no option of --what {args.what}; leave it out")
+            raise ValueError(f"--{name.replace('_', '-')} is not an option of --what {args.what}; leave it out")
     check_above_zero(**_given(args, "batch_size", "image_size"))
     if args.what in ("probes", "spectrum"):
         _readout(args, args.files[0])  # which checks its own options
@@ -222,9 +222,9 @@ def _readout_like(args: argparse.Namespace, file: str, first: Mapping[str, Any] 
     if file == RANDOM:
         if first is None:
             return readout
-        return replace(readout, encoder=readout.encoder or first["encoder"]["encoder"],
-                       image_size=readout.image_size or first["image_size"])
-    if len(args.files) > 1 and readout.encoder is not None and "encoder" in read_backbone(file).meta:
+        return replace(readout, encoder=readout.encoder or first["setting"]["encoder"],
+                       image_size=readout.image_size or first["protocol"]["image_size"])
+    if len(args.files) > 1 and readout.encoder is not None and read_backbone(file).encoder is not None:
         return replace(readout, encoder=None)  # --encoder is for the others
     return readout
 
@@ -237,7 +237,7 @@ def _probe(args: argparse.Namespace) -> Method:
     if args.protocol != "cached":
         return AdamLinearProbe(**options)
     if "epochs" in options:
-        raise ValueError("--epochs is no option of the protocol 'cached'; leave it out")
+        raise ValueError("--epochs is not an option of the protocol 'cached'; leave it out")
     return CachedLinearProbe(**options)
 
 

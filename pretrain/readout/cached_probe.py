@@ -92,7 +92,7 @@ class CachedLinearProbe:
 
     def protocol(self) -> dict[str, Any]:
         """See :class:`~pretrain.readout.session.Method`."""
-        return dict(name="cached", classifier="logistic regression", solver="preconditioned L-BFGS",
+        return dict(classifier="logistic regression", solver="preconditioned L-BFGS",
                     max_iterations=MAX_ITERATIONS, tolerance=TOLERANCE, penalties=list(self.penalties),
                     held_out_share=1 / MAX_FOLDS, augmentation=None)
 
@@ -166,7 +166,7 @@ def fit_logistic_regression(
     """Minimises the mean cross entropy plus ``penalty / 2`` times the sum of the squared weights, biases left out.
 
     Full-batch L-BFGS with a strong Wolfe line search, in the features' precision, until :data:`CHECK_EVERY` iterations lower
-    the objective by no more than :data:`TOLERANCE` of it; a warning tells if that is not reached. Features of networks are
+    the objective by no more than :data:`TOLERANCE` of it; a warning says so if that is not reached. Features of networks are
     strongly correlated, which would take thousands of iterations; so the solver sees the weights in coordinates in which the
     objective at zero has the same curvature in all directions. The objective and its optimum are untouched by that.
 

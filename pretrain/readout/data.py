@@ -1,4 +1,4 @@
-"""Labelled images for readouts: views for training and testing, balanced subsets, and loaders over one to many processes."""
+"""Labelled images for evaluations: views for training and testing, balanced subsets, and loaders over many processes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class ShardSampler(Sampler):
 
 @dataclass(frozen=True)
 class LabelledData:
-    """The two sets of a readout.
+    """The two sets of an evaluation.
 
     Attributes:
         train: images to learn from.
@@ -170,7 +170,7 @@ def load_labelled_data(
     limit: int | None = None,
     seed: int = 0,
 ) -> LabelledData:
-    """Opens the training and test sets of a readout.
+    """Opens the training and test sets of an evaluation.
 
     Args:
         source: name or config of an image source, see :func:`pretrain.data.sources.build_source`.
@@ -197,7 +197,7 @@ def load_labelled_data(
     except ValueError as error:
         if test_split_given or train.splits is not None:
             raise
-        raise ValueError(f"{error}; {test_split!r} is what a readout tests on by default, name another split with "
+        raise ValueError(f"{error}; {test_split!r} is what an evaluation tests on by default, name another split with "
                          "--test-split") from error
     _check_disjoint(train, test, train_split, test_split)
     _check_same_classes(train, test, train_split, test_split)
@@ -219,7 +219,7 @@ def name_and_options(source: str | Mapping) -> tuple[str, dict[str, Any]]:
 def fingerprint(sets: Iterable[ImageSource], data_root: str | Path) -> str:
     """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of the sets.
 
-    It tells data sets apart that are called alike; pixels are not looked at.
+    It distinguishes data sets of one name; pixels are not looked at.
     """
     digest = hashlib.sha256()
     root = f"{Path(data_root)}{os.sep}"
@@ -237,12 +237,12 @@ def _check_disjoint(train: ImageSource, test: ImageSource, train_split: str, tes
     shared = [index for index, location in enumerate(_locations(test)) if location in known]
     if shared:
         raise ValueError(f"splits {train_split!r} and {test_split!r} share {len(shared)} of the {len(test)} test images, "
-                         f"{test.name(shared[0])} for one; a readout measures on images that it has not learned from: name "
-                         "other splits with --train-split and --test-split, or mend the lists")
+                         f"such as {test.name(shared[0])}; an evaluation measures on images that it has not learned from: "
+                         "name other splits with --train-split and --test-split, or fix the lists")
 
 
 def _locations(source: ImageSource) -> Iterator[str]:
-    """Where every image really lies, links followed; its name for sources that are no files."""
+    """Where every image really lies, links followed; its name for sources that are not files."""
     if isinstance(source, ImageFiles):
         folders: dict[str, tuple[str, set[str]]] = {}  # by their names: where they really lie, and the links in them
         for index in range(len(source)):
@@ -274,10 +274,10 @@ def _check_same_classes(train: ImageSource, test: ImageSource, train_split: str,
         return
     only_train = sorted(set(train.classes) - set(test.classes))
     only_test = sorted(set(test.classes) - set(train.classes))
-    told = [f"only {split!r} has {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
+    parts = [f"only {split!r} has {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
             for split, names in ((train_split, only_train), (test_split, only_test)) if names]
     raise ValueError(f"splits {train_split!r} and {test_split!r} have different classes: "
-                     f"{'; '.join(told) or 'their order differs'}; both need the same")
+                     f"{'; '.join(parts) or 'their order differs'}; both need the same")
 
 
 def rank_within_class(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -346,5 +346,5 @@ def check_undecodable(dataset: LabelledImages, device: torch.device) -> int:
     tolerated = min(max(1, int(MAX_UNDECODABLE_SHARE * len(dataset))), len(dataset) - 1)
     if len(found) > tolerated:
         raise RunFailedError(f"{len(found)} of {len(dataset)} images cannot be decoded, but {tolerated} are tolerated; "
-                             f"{dataset.source.name(found[0])} for one")
+                             f"the first is {dataset.source.name(found[0])}")
     return len(found)

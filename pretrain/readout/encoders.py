@@ -1,32 +1,35 @@
-"""The encoder that is read out: where it comes from, its pooled features, and the proof that reading changed nothing."""
+"""The encoder that is evaluated: where it comes from, its pooled features, and the proof that evaluation changed nothing."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
 from pretrain.checkpoints import CheckpointError, check_is_file, load_into, read_backbone
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.errors import RunFailedError
 from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD
+from pretrain.results.method import RANDOM, SUPERVISED, backbone_identity, random_identity
 
-RANDOM = "random"  # stands for a file: an encoder as it is initialised
 # The supervised baseline of the paper's footnote 1: torchvision's ResNet50_Weights.IMAGENET1K_V1 under its older name.
 SUPERVISED_FILES = {"resnet50-19c8e357.pth": "https://download.pytorch.org/models/resnet50-19c8e357.pth"}
 
 
 class EncoderChangedError(RunFailedError):
-    """A readout has changed the encoder that it must only look at."""
+    """An evaluation has changed the encoder that it must only look at."""
 
 
 def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[Encoder, dict[str, Any]]:
-    """Builds the encoder to be read out and loads its weights strictly.
+    """Builds the encoder to be evaluated and loads its weights strictly.
 
     Args:
         file: an exported backbone, a training checkpoint, a bare state dict of torchvision's, or ``"random"``.
@@ -36,8 +39,8 @@ def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[E
 
     Returns:
         The encoder, in channels-last order, and its origin as plain data: ``file`` (name; ``"random"``), ``sha256`` (of the
-        file; None for random weights), ``encoder`` (config), ``seed`` (None unless random) and ``meta`` (the record of the
-        pretraining as it is; empty where there is none).
+        file; None for random weights) and ``identity`` (:mod:`pretrain.results.method`), whose setting has the config of the
+        encoder.
 
     Raises:
         ValueError: the file is missing or does not fit, or it takes ``encoder`` to know which encoder it is.
@@ -48,7 +51,7 @@ def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[E
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             built = build_encoder(encoder)
-        origin = dict(file=RANDOM, sha256=None, encoder=_config(encoder), seed=seed, meta={})
+        origin = dict(file=RANDOM, sha256=None, identity=random_identity(encoder, seed))
     else:
         built, origin = _load_file(Path(file), encoder)
     return built.to(memory_format=torch.channels_last), origin
@@ -57,12 +60,28 @@ def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[E
 def _load_file(path: Path, encoder: str | Mapping | None) -> tuple[Encoder, dict[str, Any]]:
     check_exists(path)
     backbone = read_backbone(path)
-    spec = encoder or backbone.meta.get("encoder")
+    spec = encoder or backbone.encoder
     if spec is None:
         raise CheckpointError(f"{path} has no record of its encoder; name it with --encoder, such as --encoder resnet50")
     built = build_encoder(spec)
     load_into(built, backbone, expected=spec)
-    return built, dict(file=path.name, sha256=backbone.sha256, encoder=_config(spec), seed=None, meta=backbone.meta)
+    identity = backbone_identity(backbone.meta, path, backbone.sha256, spec, source_of_weights(backbone.sha256))
+    return built, dict(file=path.name, sha256=backbone.sha256, identity=identity)
+
+
+def source_of_weights(sha256: str) -> str:
+    """Where a file without a record is from: ``"supervised"`` for torchvision's ResNets, otherwise ``"file"``.
+
+    Args:
+        sha256: of the file; torchvision's files have its beginning in their names.
+    """
+    return SUPERVISED if sha256[:8] in _supervised_weights() else "file"
+
+
+@lru_cache
+def _supervised_weights() -> frozenset[str]:
+    names = [weights.url for resnet in ("resnet18", "resnet34", "resnet50") for weights in get_model_weights(resnet)]
+    return frozenset(re.search(r"-([0-9a-f]{8})\.pth$", name)[1] for name in (*SUPERVISED_FILES, *names))
 
 
 def check_exists(path: Path) -> None:
@@ -76,22 +95,9 @@ def check_exists(path: Path) -> None:
     check_is_file(path)
 
 
-def _config(encoder: str | Mapping) -> dict[str, Any]:
-    return {"type": encoder} if isinstance(encoder, str) else dict(encoder)
-
-
-def pretraining_image_size(meta: Mapping[str, Any]) -> int | None:
-    """Side of the views in pixels that an encoder was pretrained on.
-
-    Args:
-        meta: the pretraining's record, see :func:`pretrain.record.pretraining_record`.
-
-    Returns:
-        The size of the views, be they made by the data set or on the device; None where the record does not tell.
-    """
-    data = (meta.get("settings") or {}).get("data") or {}
-    sizes = [(data.get(maker) or {}).get("size") for maker in ("views", "data_preprocessor")]
-    return next((size for size in sizes if isinstance(size, int)), None)
+def pretraining_image_size(setting: Mapping[str, Any]) -> int | None:
+    """Side of the views in pixels that an encoder was pretrained on; None where its setting does not say."""
+    return setting.get("image_size")
 
 
 def choose_stages(encoder: Encoder, choice: str) -> tuple[str, ...]:
@@ -175,5 +181,5 @@ def frozen(encoder: Encoder) -> Iterator[None]:
     encoder.eval().requires_grad_(False)
     yield
     if weights_sha256(encoder) != before:
-        raise EncoderChangedError("the encoder is not bit-identical after its readout: something trained it or updated its "
-                                  "batch norm statistics; the result is not valid")
+        raise EncoderChangedError("the encoder is not bit-identical after its evaluation: something trained it or updated "
+                                  "its batch norm statistics; the result is not valid")

@@ -1,9 +1,8 @@
-"""One readout from files to a result: loads the encoder, opens the data, runs a method, proves and records."""
+"""One evaluation from files to a result: loads the encoder, opens the data, runs a method, proves and records."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,14 +16,22 @@ from pretrain import distributed
 from pretrain.readout.data import load_labelled_data
 from pretrain.readout.encoders import choose_stages, frozen, load_encoder, pretraining_image_size
 from pretrain.readout.finetune import FineTuning
-from pretrain.readout.results import check_writable, finished_result, result_file, versions
+from pretrain.readout.results import (
+    METRICS,
+    accuracy_rows,
+    data_protocol,
+    evaluated,
+    record_result,
+    result_file,
+    settings_of,
+)
 from pretrain.readout.session import DEFAULT_IMAGE_SIZE, Method, Session, check_above_zero, default_workers
-from pretrain.work_dir import git_revision, write_json
+from pretrain.results.store import EVALUATION, new_record
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What is read out on what.
+    """What is evaluated on what.
 
     Attributes:
         file: an exported backbone, a training checkpoint, a bare state dict, or ``"random"``.
@@ -69,12 +76,17 @@ class Readout:
             if value < 0:
                 raise ValueError(f"{name} is {value}; it must be at least 0")
 
+    @property
+    def loading_workers(self) -> int:
+        """Processes that load images."""
+        return default_workers() if self.workers is None else self.workers
+
 
 def read_out(readout: Readout, method: Method) -> dict[str, Any]:
-    """Runs a method of readout and writes its result, in the first of the processes.
+    """Runs a method of evaluation and writes its record, in the first of the processes.
 
     Returns:
-        The result as it is written; docs/readout.md explains its fields.
+        The record as it is written, see :mod:`pretrain.results.store`; docs/readout.md explains its fields.
 
     Raises:
         ValueError: the encoder's file, the data or the options do not fit; or the result cannot be written, or would
@@ -87,48 +99,41 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
     stages = choose_stages(encoder, "last" if isinstance(method, FineTuning) else readout.stages)
     data = load_labelled_data(readout.source, readout.data_root, readout.train_split, readout.test_split, readout.limit,
                               readout.seed)
-    out = Path(readout.out or result_file(method.kind, readout.file, origin["encoder"], data.record, readout.seed))
-    check_writable(out)
-    image_size = readout.image_size or choose_image_size(origin["meta"])
-    protocol = dict(method.protocol(), image_size=image_size, autocast=readout.autocast)
-    settings = dict(kind=method.kind, data=data.record, protocol=protocol, encoder=origin, seed=readout.seed,
-                    stages=list(stages))
-    known = finished_result(out, settings)
-    if known is not None and readout.resume:
-        print_log(f"{out} is finished", logger="current")
-        return known
-    workers = default_workers() if readout.workers is None else readout.workers
-    session = Session(encoder.to(device), stages, data, image_size, workers, readout.seed, device,
-                      out.with_suffix(".state.pth"), settings, readout.resume, readout.autocast)
-    started = time.perf_counter()
-    with frozen(encoder) if method.keeps_encoder else nullcontext():
-        outcome = method.run(session)
-    record = {
-        **settings,
-        "data": {**data.record, "undecodable": outcome.undecodable},
-        "stages": outcome.stages,
-        "processes": distributed.world_size(),
-        "device": device.type,
-        "duration_s": round(time.perf_counter() - started + outcome.earlier_s, 3),
-        "images_per_s": round(outcome.images_per_s, 2),
-        "versions": versions(),
-        "git_revision": git_revision(),
-    }
+    identity = origin.pop("identity")
+    out = Path(readout.out or result_file(method.kind, readout.file, identity["setting"]["encoder"], data.record,
+                                          readout.seed))
+    image_size = readout.image_size or choose_image_size(identity["setting"])
+    protocol = {"name": method.kind, **method.protocol(), "image_size": image_size, "autocast": readout.autocast,
+                "data": data_protocol(data.record)}
+    record = new_record(
+        EVALUATION, evaluated(identity, readout.seed), protocol, encoder_file=origin, data=data.record,
+        data_root=str(Path(readout.data_root).resolve()), stages=list(stages), device=device.type)
+    session = Session(encoder.to(device), stages, data, image_size, readout.loading_workers, readout.seed, device,
+                      out.with_suffix(".state.pth"), settings_of(record), readout.resume, readout.autocast)
+
+    def measure() -> dict[str, Any]:
+        with frozen(encoder) if method.keeps_encoder else nullcontext():
+            outcome = method.run(session)
+        details = {stage: {key: value for key, value in found.items() if key not in METRICS}
+                   for stage, found in outcome.stages.items()}
+        return dict(rows=accuracy_rows(outcome.stages, data.record, method.kind), details=details,
+                    undecodable=outcome.undecodable, images_per_s=round(outcome.images_per_s, 2),
+                    earlier_s=outcome.earlier_s)
+
+    record = record_result(out, record, readout.resume, measure)
     if distributed.rank() == 0:
-        write_json(out, record)
         session.state_file.unlink(missing_ok=True)
-        print_log(f"result written to {out}", logger="current")
     return record
 
 
-def choose_image_size(meta: Mapping[str, Any]) -> int:
+def choose_image_size(setting: Mapping[str, Any]) -> int:
     """Side of the views in pixels where the user names none: the pretraining's, or else the default; the log says which.
 
     Args:
-        meta: the pretraining's record, see :func:`pretrain.record.pretraining_record`; may be empty.
+        setting: of the pretraining, see :mod:`pretrain.results.method`.
     """
-    size = pretraining_image_size(meta)
-    why = "that of the pretraining's views" if size else "the default, as no record tells that of the pretraining's views"
+    size = pretraining_image_size(setting)
+    why = "that of the pretraining's views" if size else "the default, as that of the pretraining's views is not recorded"
     size = size or DEFAULT_IMAGE_SIZE
     print_log(f"image size {size}, {why}; --image-size chooses another", logger="current")
     return size

@@ -54,7 +54,7 @@ class FineTuning:
 
     def protocol(self) -> dict[str, Any]:
         """See :class:`~pretrain.readout.session.Method`."""
-        return dict(name="finetune", **asdict(self), momentum=MOMENTUM, nesterov=True, schedule="cosine",
+        return dict(**asdict(self), momentum=MOMENTUM, nesterov=True, schedule="cosine",
                     augmentation="random resized crop (0.08-1, bilinear), flip")
 
     def run(self, session: Session) -> Outcome:

@@ -43,7 +43,7 @@ class NearestNeighbours:
 
     def protocol(self) -> dict[str, Any]:
         """See :class:`~pretrain.readout.session.Method`."""
-        return dict(name="knn", k=self.k, temperature=self.temperature, similarity="cosine", augmentation=None)
+        return dict(k=self.k, temperature=self.temperature, similarity="cosine", augmentation=None)
 
     def run(self, session: Session) -> Outcome:
         """See :class:`~pretrain.readout.session.Method`; a stage's record says how many neighbours, ``k``, were asked."""

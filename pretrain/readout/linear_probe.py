@@ -48,7 +48,7 @@ class LinearProbe:
     def protocol(self) -> dict[str, Any]:
         """See :class:`~pretrain.readout.session.Method`."""
         milestones = [tenths * self.epochs / 10 for tenths in MILESTONES]
-        return dict(name="paper", **asdict(self), milestones=milestones, momentum=0.0, weight_decay=0.0,
+        return dict(**asdict(self), milestones=milestones, momentum=0.0, weight_decay=0.0,
                     augmentation="random resized crop (0.08-1, bilinear), flip")
 
     def run(self, session: Session) -> Outcome:

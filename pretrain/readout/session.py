@@ -1,4 +1,4 @@
-"""What every method of readout is given: an encoder, data, and how to go about it."""
+"""What every method of evaluation is given: an encoder, data, and how to go about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pretrain.readout.data import LabelledData
 from pretrain.readout.encoders import PooledFeatures
 
 DEFAULT_BATCH_SIZE = 256
-DEFAULT_IMAGE_SIZE = 224  # where the encoder's record does not tell on which it was pretrained
+DEFAULT_IMAGE_SIZE = 224  # where the size of the pretraining is not recorded
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Session:
 
     Attributes:
         encoder: on its device.
-        stages: names of the stages to read out, or of blocks, bottom up.
+        stages: names of the stages to evaluate, or of blocks, bottom up.
         data: training and test set.
         image_size: side of the views in pixels.
         workers: processes that load images; 0 loads in this one.
@@ -72,10 +72,10 @@ class Outcome:
 
 
 class Method(Protocol):
-    """A way to read out an encoder.
+    """A way to evaluate an encoder.
 
     Attributes:
-        kind: its name in results and file names.
+        kind: its name in records and file names.
         keeps_encoder: whether the encoder must come out bit-identical.
     """
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,8 +14,9 @@ import pretrain.optimizers  # noqa: F401  (registers LARS)
 from pretrain.complexity import unit_macs
 from pretrain.encoders import build_encoder
 from pretrain.local_units import build_units, unit_names
-from pretrain.memory import StepCost, step_cost
+from pretrain.memory import step_cost
 from pretrain.readout.encoders import pretraining_image_size
+from pretrain.results.method import learner_options
 
 
 @dataclass(frozen=True)
@@ -25,47 +24,25 @@ class RecordedStep:
     """A pretraining step of one process with the whole batch.
 
     Attributes:
-        model: options of the learner as JSON.
-        optimizer: mmengine's config of the optimizer as JSON.
+        model: options of the learner.
+        optimizer: mmengine's config of the optimizer.
         batch_size: images, each in two views.
         image_size: side of the views in pixels.
         recompute: mode of recomputation, see :data:`pretrain.segments.RECOMPUTE`.
         precision: of the forward passes: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     """
 
-    model: str
-    optimizer: str
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
     batch_size: int
     image_size: int
     recompute: str
     precision: str
 
 
-@dataclass(frozen=True)
-class CountedStep:
-    """What a step takes.
-
-    Attributes:
-        cost: memory and multiply-adds, see :func:`pretrain.memory.step_cost`, but for ``optimizer_bytes``: these are of the
-            pretraining's own optimizer.
-        unit_macs: multiply-adds of every local unit for one image, by its name, see :func:`pretrain.complexity.unit_macs`.
-    """
-
-    cost: StepCost
-    unit_macs: Mapping[str, int]
-
-    @property
-    def optimizer_bytes(self) -> int:
-        """State of the pretraining's own optimizer, which comes on top of ``cost.peak_bytes``."""
-        return self.cost.optimizer_bytes
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it side by side, with ``largest_unit_macs``."""
-        return {**asdict(self.cost), "unit_macs": dict(self.unit_macs), "largest_unit_macs": max(self.unit_macs.values())}
-
-
 def recorded_step(
-    record: Mapping[str, Any],
+    method: Mapping[str, Any],
+    setting: Mapping[str, Any],
     batch_size: int | None = None,
     image_size: int | None = None,
     recompute: str = "none",
@@ -74,51 +51,50 @@ def recorded_step(
     """A step of a pretraining, to be counted.
 
     Args:
-        record: of the pretraining, see :func:`pretrain.record.pretraining_record`. It does not tell what was recomputed.
+        method: of the pretraining, see :mod:`pretrain.results.method`; it does not say what was recomputed.
+        setting: of the pretraining.
         batch_size: images a step; None for the pretraining's.
         image_size: side of the views in pixels; None for the pretraining's.
         recompute: mode of recomputation.
         precision: of the forward passes; None for the pretraining's.
 
     Raises:
-        ValueError: the record does not tell what is needed, no step trains the whole model, or the batch is too small.
+        ValueError: the record does not say what is needed, no step trains the whole model, or the batch is too small.
     """
-    settings = record.get("settings")
-    if settings is None:
-        raise ValueError("the pretraining's record is of an older version, which does not tell how it was trained; pass its "
-                         "config file instead")
-    if record.get("epochs_per_unit") is not None:
+    model = learner_options(method, setting)
+    if method["epochs_per_unit"] is not None:
         raise ValueError("the pretraining trains one unit after the other, so that no step is one of the whole model; pass "
                          "one that trains all units in every step")
-    if image_size is None and (image_size := pretraining_image_size(record)) is None:
-        raise ValueError("the pretraining's record does not tell the size of its views; pass one with --image-size")
-    batch_size = settings["batch_size"] if batch_size is None else batch_size
+    if image_size is None and (image_size := pretraining_image_size(setting)) is None:
+        raise ValueError("the size of the pretraining's views is not recorded; pass one with --image-size")
+    batch_size = setting["batch_size"] if batch_size is None else batch_size
     if batch_size < 2:
         raise ValueError(f"batch size is {batch_size}; a contrastive step needs at least 2 images")
-    model = dict(encoder=record["encoder"], rule=record["rule"], decoder=record.get("decoder"),
-                 soft_sharing=record.get("soft_sharing"), subsampling=settings.get("subsampling"), allow_untrained=True)
-    optimizer = settings["optim_wrapper"]["optimizer"]
-    return RecordedStep(json.dumps(model, sort_keys=True), json.dumps(optimizer, sort_keys=True),
-                        batch_size, image_size, recompute, precision or settings["precision"])
+    return RecordedStep(model, setting["optimizer"]["optimizer"], batch_size, image_size, recompute,
+                        precision or setting["precision"])
 
 
-@lru_cache
-def count_step(step: RecordedStep) -> CountedStep:
+def count_step(step: RecordedStep) -> dict[str, Any]:
     """Counts what a step takes; nothing runs.
 
+    Returns:
+        The fields of :class:`~pretrain.memory.StepCost`, with ``optimizer_bytes`` of the pretraining's own optimizer;
+        ``memory_bytes``, peak and optimizer together; multiply-adds of every local unit for one image by its name,
+        ``unit_macs`` (:func:`pretrain.complexity.unit_macs`), and of the largest, ``largest_unit_macs``.
+
     Raises:
-        ValueError: the sizes do not fit the encoder or each other.
+        ValueError: the sizes do not fit the encoder or each other, or an objective or rule is not registered.
     """
-    model = json.loads(step.model)
     autocast = None if step.precision == "float32" else "bfloat16"  # float16 has the same sizes
-    cost = step_cost(model["encoder"], model, 2 * step.batch_size, step.image_size, step.recompute, autocast)
+    encoder = step.model["encoder"]
+    cost = step_cost(encoder, step.model, 2 * step.batch_size, step.image_size, step.recompute, autocast)
     with torch.device("meta"):
-        encoder = build_encoder(model["encoder"])
-    units = build_units(model["rule"], encoder.stages, allow_untrained=True)
-    macs = unit_macs(encoder, units, step.image_size)
-    one_number = cost.optimizer_bytes  # a parameter, as step_cost counts
-    cost = replace(cost, optimizer_bytes=numbers_kept(json.loads(step.optimizer)) * one_number)
-    return CountedStep(cost, dict(zip(unit_names(units, encoder.stages), macs, strict=True)))
+        blank = build_encoder(encoder)
+    units = build_units(step.model["rule"], blank.stages, allow_untrained=True)
+    macs = dict(zip(unit_names(units, blank.stages), unit_macs(blank, units, step.image_size), strict=True))
+    optimizer_bytes = numbers_kept(step.optimizer) * cost.optimizer_bytes  # which counts one number a parameter
+    return {**asdict(cost), "optimizer_bytes": optimizer_bytes, "memory_bytes": cost.peak_bytes + optimizer_bytes,
+            "unit_macs": macs, "largest_unit_macs": max(macs.values())}
 
 
 def numbers_kept(optimizer: Mapping[str, Any]) -> int:

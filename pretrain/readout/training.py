@@ -162,8 +162,8 @@ def _train_epoch(
     if state.epoch == 0:
         state.undecodable = check_undecodable(loader.dataset, session.device)
     state.epoch += 1
-    told = ", ".join(f"{name} {top1:.2f}" for name, top1 in state.train_top1.items())
-    print_log(f"epoch {state.epoch}: loss {mean_loss:.4f}, training accuracy in percent: {told}", logger="current")
+    accuracies = ", ".join(f"{name} {top1:.2f}" for name, top1 in state.train_top1.items())
+    print_log(f"epoch {state.epoch}: loss {mean_loss:.4f}, training accuracy in percent: {accuracies}", logger="current")
 
 
 def check_finite(trained: nn.Module, mean_loss: float, epoch: int) -> None:

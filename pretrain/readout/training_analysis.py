@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
+from pretrain.checkpoints import read_backbone
+from pretrain.learner import LocalContrastiveLearner
 from pretrain.memory import method_options
-from pretrain.readout.analysis_files import Analysis, record_analysis
-from pretrain.readout.encoders import RANDOM, load_encoder, pretraining_image_size
+from pretrain.readout.encoders import RANDOM, check_exists, pretraining_image_size
+from pretrain.readout.results import record_result, result_file
 from pretrain.readout.step_costs import RecordedStep, count_step, recorded_step
-from pretrain.record import pretraining_record
+from pretrain.results.method import backbone_identity, dataset_name, epochs_per_unit, method_of_learner, setting_of_config
+from pretrain.results.store import ANALYSIS, measurement, new_record
 from pretrain.training_log import read_training_log
-from pretrain.work_dir import config_fingerprint
 
 SHARES = ("kept_positive", "kept_negative")  # of the pairs, as the learner logs them, followed by _<unit>
+COUNTED = ("peak_bytes", "optimizer_bytes", "memory_bytes", "largest_unit_macs")
 
 
 def analyze_kept(file: str, out: str | None = None, resume: bool = False) -> dict[str, Any]:
@@ -32,22 +36,28 @@ def analyze_kept(file: str, out: str | None = None, resume: bool = False) -> dic
         The record as it is written; docs/subsampling.md explains its fields.
 
     Raises:
-        ValueError: the checkpoint is no pretraining's, or there is no log beside it, or it tells of no kept pairs.
+        ValueError: the checkpoint is not a pretraining's, there is no log beside it, or no kept pairs were logged.
     """
-    origin = _pretraining_of(file, "kept")
-    settings = dict(encoder=origin, seed=0)
-    return record_analysis(Analysis("kept", file, settings, out=out, resume=resume),
-                           lambda: _kept_pairs(Path(file), origin["meta"]))
+    pretraining = _pretraining_of(file, "kept")
+
+    def measure() -> dict[str, Any]:
+        details = _kept_pairs(Path(file), pretraining["iter"])
+        dataset = _dataset(pretraining["identity"])
+        rows = [measurement(dataset, "kept", share, value, stage=unit)
+                for unit, shares in details["last_epoch"].items() for share, value in shares.items()]
+        return dict(rows=rows, details=details)
+
+    return _record(file, pretraining, {"name": "kept"}, (), out, resume, measure)
 
 
-def _kept_pairs(file: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+def _kept_pairs(file: Path, iterations: int) -> dict[str, Any]:
     try:
         log = read_training_log(file.parent)
     except ValueError as error:
         raise ValueError(f"kept pairs are read from the training log beside {file}, but {error}; an exported backbone has "
                          "none beside it, the checkpoint that it was made of has") from error
     logged = [(record, epochs) for record, epochs in zip(log.records, log.progress(), strict=True)
-              if record["iter"] <= meta["iter"] and any(key.startswith("kept_positive_") for key in record)]
+              if record["iter"] <= iterations and any(key.startswith("kept_positive_") for key in record)]
     if not logged:
         raise ValueError(f"{file.parent} logged no kept pairs up to {file.name}: it trained on all of them; pretrain with a "
                          "threshold, as configs/pretrain/subsampling/k*_subsampled_*.py do")
@@ -92,49 +102,76 @@ def analyze_memory(
         without data, see :mod:`pretrain.memory` and :mod:`pretrain.complexity`.
 
     Raises:
-        ValueError: the file is no pretraining's; or as :func:`~pretrain.readout.step_costs.recorded_step`.
+        ValueError: the file is not a pretraining's; or as :func:`~pretrain.readout.step_costs.recorded_step`.
     """
-    origin, recompute = _pretraining_of_config(file) if file.endswith(".py") else (_pretraining_of(file, "memory"), "none")
+    pretraining = _pretraining_of_config(file) if file.endswith(".py") else _pretraining_of(file, "memory")
+    identity = pretraining["identity"]
     try:
-        step = recorded_step(origin["meta"], batch_size, image_size, recompute, precision)
+        step = recorded_step(identity["method"], identity["setting"], batch_size, image_size, pretraining["recompute"],
+                             precision)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    settings = dict(encoder=origin, batch_size=step.batch_size, image_size=step.image_size, recompute=step.recompute,
-                    precision=step.precision, seed=0)
-    variant = _other_sizes(step, origin["meta"])
-    return record_analysis(Analysis("memory", file, settings, variant, out, resume), lambda: count_step(step).as_dict())
+    protocol = {"name": "memory", "batch_size": step.batch_size, "image_size": step.image_size, "recompute": step.recompute,
+                "precision": step.precision}
+
+    def measure() -> dict[str, Any]:
+        counted = count_step(step)
+        dataset = _dataset(identity)
+        rows = [measurement(dataset, "memory", metric, counted[metric]) for metric in COUNTED]
+        rows += [measurement(dataset, "memory", "unit_macs", macs, stage=unit)
+                 for unit, macs in counted["unit_macs"].items()]
+        return dict(rows=rows, details=counted)
+
+    return _record(file, pretraining, protocol, _other_sizes(step, identity["setting"]), out, resume, measure)
 
 
-def _other_sizes(step: RecordedStep, meta: Mapping[str, Any]) -> tuple[str, ...]:
+def _other_sizes(step: RecordedStep, setting: Mapping[str, Any]) -> tuple[str, ...]:
     """What of a step is not as in its pretraining."""
-    trained = meta["settings"]
-    told = {f"batch{step.batch_size}": step.batch_size != trained["batch_size"],
-            f"{step.image_size}px": step.image_size != pretraining_image_size(meta),
-            step.precision: step.precision != trained["precision"]}
-    return tuple(word for word, differs in told.items() if differs)
+    words = {f"batch{step.batch_size}": step.batch_size != setting["batch_size"],
+             f"{step.image_size}px": step.image_size != pretraining_image_size(setting),
+             step.precision: step.precision != setting["precision"]}
+    return tuple(word for word, differs in words.items() if differs)
+
+
+def _record(
+    file: str, pretraining: Mapping[str, Any], protocol: Mapping[str, Any], variant: Sequence[str], out: str | None,
+    resume: bool, measure: Callable[[], Mapping[str, Any]],
+) -> dict[str, Any]:
+    identity = pretraining["identity"]
+    path = out or result_file(f"analysis_{protocol['name']}", file, identity["setting"]["encoder"], None, 0, variant)
+    record = new_record(ANALYSIS, identity, protocol, encoder_file=dict(file=Path(file).name, sha256=pretraining["sha256"]))
+    return record_result(Path(path), record, resume, measure)
+
+
+def _dataset(identity: Mapping[str, Any]) -> str:
+    """What to call the data set of a pretraining."""
+    return dataset_name(identity["setting"]["data"])
 
 
 def _pretraining_of(file: str, what: str) -> dict[str, Any]:
-    """The origin of a checkpoint's encoder, with the record of its pretraining."""
+    """Identity, ``sha256`` and iterations done of a checkpoint of a pretraining."""
     wanted = f"--what {what} needs a checkpoint of tools/pretrain.py, with the record of a pretraining"
     if file == RANDOM:
         raise ValueError(f"{wanted}; a random encoder has none")
-    _, origin = load_encoder(file, None, seed=0)
-    if "rule" not in origin["meta"]:
+    check_exists(Path(file))
+    backbone = read_backbone(file)
+    if "method" not in backbone.meta:
         raise ValueError(f"{wanted}; {file} has none")
-    return origin
+    identity = backbone_identity(backbone.meta, file, backbone.sha256, backbone.encoder)
+    return dict(identity=identity, sha256=backbone.sha256, iter=backbone.meta["iter"], recompute="none")
 
 
-def _pretraining_of_config(file: str) -> tuple[dict[str, Any], str]:
-    """What the checkpoints of a config would have as their encoder's origin, and the config's mode of recomputation."""
-    method_options(file)  # refuses what is no pretraining config
+def _pretraining_of_config(file: str) -> dict[str, Any]:
+    """What the checkpoints of a config would have as their identity, and the config's mode of recomputation."""
+    options = method_options(file)
     config = Config.fromfile(file, import_custom_modules=False).to_dict()
     try:
         config["train_dataloader"]["dataset"].setdefault("data_root", "")
-        meta = pretraining_record(config, config_fingerprint(config)[0])
+        setting = setting_of_config(config, None)
     except KeyError as error:
         raise ValueError(f"{file} is only a part of a pretraining config: it has no {error}; pass one of configs/pretrain/"
                          ) from error
-    del meta["git_revision"]  # nothing was trained
-    origin = dict(file=Path(file).name, sha256=None, encoder=meta["encoder"], seed=None, meta=meta)
-    return origin, config["model"].get("recompute", "none")
+    with torch.device("meta"):
+        learner = LocalContrastiveLearner(config["model"]["encoder"], **options)
+    identity = {"method": method_of_learner(learner, epochs_per_unit(config)), "setting": setting, "repetition": {}}
+    return dict(identity=identity, sha256=None, recompute=config["model"].get("recompute", "none"))

@@ -1,4 +1,4 @@
-"""Images for what is read out of an encoder without labels."""
+"""Images for analyses of an encoder without labels."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def load_unlabelled_data(
     Args:
         source: name or config of an image source, see :func:`pretrain.data.sources.build_source`.
         data_root: where it reads from.
-        split: by default that on which a readout tests, and where there is none all images.
+        split: by default that on which an evaluation tests, and where there is none all images.
         limit: use a random subset of this many images; a smaller one of the same seed lies within a larger one.
         seed: of the subset.
 

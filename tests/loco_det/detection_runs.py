@@ -1,76 +1,72 @@
-"""Results of detection runs for the tests of AP tables: built in memory, and written as work directories."""
+"""Records of detection experiments, as ``tools/train_det.py`` leaves them, with made-up numbers."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loco_det.evaluation.results import METRICS, PretrainedBackbone, RunResults, SplitResult
-from loco_det.published import VAL_IMAGES
-from pretrain.work_dir import claim_work_dir
+from pretrain.results.method import foreign_method, standard_method
+from pretrain.results.store import DETECTION, measurement, new_record, write_record
+from pretrain.work_dir import RECORD_NAME
 
 Values = Sequence[float | None]
+PROTOCOL = {"name": DETECTION, "num_val_images": 5000, "frozen_stages": 0, "config": {"train_cfg": {"max_iters": 60_000}}}
 
 
-def make_run(
-    method: str,
+def identity(
+    method: str | Mapping[str, Any], epochs: int | None = 100, encoder: str = "resnet50", seed: int = 0, **setting: Any
+) -> dict[str, Any]:
+    """The identity of a pretraining by the standard method of a rule, of random weights, or by another method."""
+    known = foreign_method("random") if method == "random" else method
+    known = standard_method(known) if isinstance(known, str) else known
+    usual = dict(encoder=dict(type=encoder))
+    if "source" in known:
+        return dict(method=known, setting=usual | setting, repetition={})
+    return dict(method=known, setting=usual | dict(epochs=epochs, batch_size=64) | setting, repetition=dict(seed=seed))
+
+
+def write_run(
+    folder: Path,
+    pretraining: Mapping[str, Any],
     bbox: Values,
     segm: Values | None = None,
     dataset: str = "coco10k",
     *,
-    encoder: str = "resnet50",
-    epochs: int | None = None,
     official: Values | None = None,
+    tasks: Sequence[str] = ("bbox", "segm"),
     requested: int | None = None,
-    images: str = "images",
-    num_val_images: int | None = None,
-    val_sha256: str = "val",
-) -> RunResults:
-    """A run whose split i has box AP ``bbox[i]``, mask AP ``segm[i]`` (by default the same), and official AP if given."""
-    splits = {
-        i: SplitResult(
-            bbox=dict.fromkeys(METRICS, 50.0) | {"AP": box},
-            segm=dict.fromkeys(METRICS, 50.0) | {"AP": mask},
-            official=None if official is None else {"AP": official[i], "AP50": 50.0},
-            num_train_images=10,
-            image_ids_sha256=f"{images} {i}",
-            num_val_images=num_val_images or VAL_IMAGES.get(dataset, 7),
-            val_sha256=val_sha256,
-            seed=i,
-        )
-        for i, (box, mask) in enumerate(zip(bbox, segm or bbox, strict=True))
-    }
-    pretrained = None if method == "random" else PretrainedBackbone(f"{method}.pth", "ab" * 32, method, epochs)
-    wanted = list(range(len(bbox) if requested is None else requested))
-    return RunResults(method, dataset, encoder, "configs/x.py", "0" * 64, pretrained, wanted, splits)
+    by_class: Mapping[str, float] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    **content: Any,
+) -> Path:
+    """Writes a work directory of which split i has the AP at place i.
 
-
-def detector_settings() -> dict[str, Any]:
-    """The part of a resolved config that runs on one data set must share, and a little more."""
-    return dict(
-        train_cfg=dict(type="ResumableIterTrainLoop", max_iters=60_000),
-        optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.02)),
-        param_scheduler=[dict(type="LinearLR", end=500), dict(type="MultiStepLR", milestones=[40_000, 54_000])],
-        new_layer_norm="SyncBN",
-        train_dataloader=dict(batch_size=16, num_workers=2),
-        data=dict(root="/data", supercategories=False),
-        protocol=dict(dataset="coco10k", num_splits=5),
-        model=dict(backbone=dict(encoder="resnet50")),
-    )
-
-
-def write_run(folder: Path, run: RunResults, settings: dict[str, Any] | None = None) -> RunResults:
-    """Writes a work directory as ``tools/train_det.py`` leaves it, and reads its results again."""
-    claim_work_dir(folder, detector_settings() if settings is None else settings)
-    run.write(folder / "results.json")
-    return RunResults.read(folder / "results.json")
-
-
-def write_runs(folder: Path, runs: Sequence[RunResults]) -> Path:
-    """Writes each run into a work directory of its own below the folder."""
-    for run in runs:
-        name = f"{run.method}_{run.encoder}_{run.pretraining_epochs}_{run.dataset}"
-        write_run(folder / hashlib.sha256(name.encode()).hexdigest()[:12], run)
+    Args:
+        folder: the work directory.
+        pretraining: of :func:`identity`.
+        bbox: AP of boxes by split.
+        segm: AP of masks; None for that of boxes.
+        dataset: name of the data set.
+        official: Cityscapes' own AP, if it has any.
+        tasks: whose AP was measured.
+        requested: number of splits; None for those that are given.
+        by_class: AP of boxes by class, the same in each split.
+        protocol: of the measurements; None for the usual one.
+        content: what else is in the experiment's record.
+    """
+    values = {"bbox": bbox, "segm": segm or bbox} | ({} if official is None else {"official": official})
+    tasks = [*tasks, *(["official"] if official is not None else [])]
+    common: dict[str, Any] = dict(identity=pretraining, protocol=protocol or PROTOCOL, dataset=dataset, tasks=tasks)
+    count = len(bbox) if requested is None else requested
+    write_record(folder / RECORD_NAME, new_record(DETECTION, num_splits=count, **{**common, **content}))
+    for split in range(len(bbox)):
+        rows = [measurement(dataset, DETECTION, f"{task}_{metric}", value, split=split)
+                for task in tasks for metric, value in dict(AP=values[task][split], AP50=50.0, AP75=50.0).items()]
+        rows += [measurement(dataset, DETECTION, "bbox_AP", value, split=split, class_name=name)
+                 for name, value in (by_class or {}).items()]
+        of_split = {**pretraining, "repetition": {**pretraining["repetition"], "split": split}}
+        record = new_record(DETECTION, **{**common, "identity": of_split}, rows=rows, num_train_images=10, num_val_images=7,
+                            training_seconds=50.0, evaluation_seconds=10.0)
+        write_record(folder / f"split_{split}" / RECORD_NAME, {**record, "duration_s": 60.0})
     return folder

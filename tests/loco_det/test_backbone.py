@@ -23,7 +23,8 @@ def exported(tmp_path_factory):
         for _ in range(2):
             encoder(torch.randn(4, 3, 64, 64) * 2 + 1)
     path = tmp_path_factory.mktemp("backbones") / "resnet50.pth"
-    torch.save({"state_dict": encoder.state_dict(), "meta": dict(format=FORMAT, encoder=dict(type="resnet50"))}, path)
+    meta = dict(format=FORMAT, setting=dict(encoder=dict(type="resnet50")))
+    torch.save({"state_dict": encoder.state_dict(), "meta": meta}, path)
     return encoder.eval(), str(path)
 
 
@@ -94,5 +95,8 @@ def test_bad_arguments_are_refused(exported):
         PretrainedEncoder("resnet18", checkpoint=exported[1])
     with pytest.raises(ValueError, match="frozen_stages is 5; the encoder has 4 stages"):
         PretrainedEncoder("resnet18", frozen_stages=5)
+    assert PretrainedEncoder("resnet18", frozen_stages="all").frozen_stages == 4
+    with pytest.raises(ValueError, match="frozen_stages is 'some'"):
+        PretrainedEncoder("resnet18", frozen_stages="some")
     with pytest.raises(ValueError, match="no stage 'res6'"):
         PretrainedEncoder("resnet18", out_stages=["res6"])

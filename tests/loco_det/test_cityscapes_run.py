@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from loco_det.evaluation.results import RunResults
+from pretrain.results.store import read_record
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.cityscapes_tree import ids_files, make_tree
 
@@ -41,15 +41,15 @@ def test_cityscapes_has_both_aps(tmp_path, run_tool):
     config.write_text(CONFIG)
     finished = run_tool("train_det", config, "--data-root", root, "--work-dir", work_dir)
     assert finished.returncode == 0, finished.stderr
-    results = RunResults.read(work_dir / "results.json")
-    assert (results.dataset, results.requested_splits) == ("cityscapes", [0])
-    split = results.splits[0]
-    assert split.num_train_images == 5
-    assert set(split.official) == {"AP", "AP50"}
+    experiment, split = (read_record(folder / "run.json").content for folder in (work_dir, work_dir / "split_0"))
+    assert (experiment["dataset"], experiment["tasks"]) == ("cityscapes", ["bbox", "segm", "official"])
+    assert split["num_train_images"] == 5
+    measured = {row["metric"]: row["value"] for row in split["rows"] if "class_name" not in row}
+    assert {"official_AP", "official_AP50"} <= measured.keys() and len(measured) == 14
     tested = run_tool("test_det", config, work_dir / "split_0" / "epoch_1.pth", "--data-root", root)
     assert tested.returncode == 0, tested.stderr
     metrics = json.loads(tested.stdout)
-    assert (metrics["bbox"], metrics["segm"], metrics["official"]) == (split.bbox, split.segm, split.official)
+    assert {f"{task}_{name}": value for task in experiment["tasks"] for name, value in metrics[task].items()} == measured
 
 
 def test_missing_ground_truth_is_told_before_training(tmp_path, run_tool):

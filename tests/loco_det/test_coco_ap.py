@@ -20,14 +20,19 @@ from pycocotools.cocoeval import COCOeval
 import loco_det.register  # noqa: F401  isort: skip
 from mmdet.registry import METRICS as METRIC_REGISTRY
 
-from loco_det.evaluation.coco_ap import BACKENDS, FASTER, REFERENCE, coco_ap
-from loco_det.evaluation.results import METRICS
+from loco_det.evaluation import coco_ap as module
+from loco_det.evaluation.coco_ap import BACKENDS, FASTER, METRICS, REFERENCE
 from tests.conftest import ROOT
 
 COCO_MINI = ROOT / "data" / "coco_mini" / "annotations" / "instances_val2017.json"
 BOUNDARIES = (32.0**2, 96.0**2, 32.0**2 - 1e-9, 32.0**2 + 1e-9)  # of small, medium and large objects
 IOU_TYPES = pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 EITHER_BACKEND = pytest.mark.parametrize("backend", [FASTER, REFERENCE])
+
+
+def coco_ap(content, detections, iou_type, backend="auto"):
+    """The six metrics; AP by category has a test of its own."""
+    return module.coco_ap(content, detections, iou_type, backend).metrics
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +180,32 @@ def test_random_predictions_score_what_pycocotools_says(seeds):
 
 @IOU_TYPES
 @EITHER_BACKEND
+def test_ap_of_each_category_is_pycocotools_own(iou_type, backend):
+    """Equal to an evaluation of that category alone; NaN where it has no object."""
+    seen = []
+    for seed in range(15):
+        content, detections = random_case(seed)
+        plain = [{k: v for k, v in d.items() if iou_type == "bbox" or k != "bbox"} for d in detections]
+        if not plain:
+            continue
+        coco, expected = indexed(content), {}
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = coco.loadRes(plain)
+            for category in content["categories"]:
+                evaluation = COCOeval(coco, found, iou_type)
+                evaluation.params.catIds = [category["id"]]
+                evaluation.evaluate()
+                evaluation.accumulate()
+                evaluation.summarize()
+                expected[category["id"]] = 100 * evaluation.stats[0] if evaluation.stats[0] > -1 else math.nan
+        by_category = module.coco_ap(content, detections, iou_type, backend).by_category
+        assert by_category == pytest.approx(expected, abs=1e-12, nan_ok=True), seed
+        seen += by_category.values()
+    assert np.isnan(seen).any() and np.nanmax(seen) > 0
+
+
+@IOU_TYPES
+@EITHER_BACKEND
 def test_noisy_detections_score_what_pycocotools_says(ground_truth, iou_type, backend):
     """The drawn set with perturbed objects."""
     detections = noisy(ground_truth, np.random.default_rng(0))
@@ -310,6 +341,7 @@ def metric(ground_truth, tmp_path):
     (tmp_path / "annotations.json").write_text(json.dumps(content))
 
     def make(**options):
+        options = dict(tasks=("bbox", "segm")) | options
         return METRIC_REGISTRY.build(dict(type="CocoAP", ann_file=str(tmp_path / "annotations.json"), **options)), content
 
     return make
@@ -379,6 +411,23 @@ def test_a_perfect_detector_scores_100(metric, backend):
     assert (found["bbox_AP"], found["segm_AP"]) == pytest.approx((100, 100))
 
 
+@pytest.mark.parametrize(("task", "lacking"), [("bbox", "masks"), ("segm", None)])
+def test_one_task_alone(metric, tmp_path, task, lacking):
+    """A detector without masks, and one whose masks alone count: the numbers of that task, by class, too, and one dump."""
+    built, content = metric(tasks=(task,), dump=str(tmp_path / "alone"))
+    detections = noisy(content, np.random.default_rng(4))
+    show(built, content, content["images"], detections)
+    for _, prediction in built.results:
+        prediction.pop(lacking, None)
+    found = built.evaluate(len(content["images"]))
+    expected = module.coco_ap(content, detections, task)
+    assert {name for name in found if "/" not in name} == {f"{task}_{name}" for name in METRICS}
+    assert [found[f"{task}_{name}"] for name in METRICS] == pytest.approx(list(expected.metrics.values()), nan_ok=True)
+    assert {name: found[f"{task}_AP/{name}"] for name in (c["name"] for c in content["categories"])} == pytest.approx(
+        {c["name"]: expected.by_category[c["id"]] for c in content["categories"]}, nan_ok=True)
+    assert [file.name for file in tmp_path.glob("alone*")] == [f"alone.{task}.json"]
+
+
 def test_images_that_were_not_evaluated_are_an_error(metric):
     """Their objects would count as missed."""
     built, content = metric()
@@ -395,4 +444,5 @@ def test_the_metric_checks_masks_and_backend_when_it_is_built(metric, tmp_path):
     content["annotations"][0]["segmentation"] = []
     (tmp_path / "empty.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="has the segmentation \\[\\]"):
-        METRIC_REGISTRY.build(dict(type="CocoAP", ann_file=str(tmp_path / "empty.json")))
+        METRIC_REGISTRY.build(dict(type="CocoAP", ann_file=str(tmp_path / "empty.json"), tasks=("bbox", "segm")))
+    METRIC_REGISTRY.build(dict(type="CocoAP", ann_file=str(tmp_path / "empty.json"), tasks=("bbox",)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from torch import nn
@@ -19,13 +19,15 @@ from torch import nn
 import loco_det.register  # noqa: F401  isort: skip
 from mmdet.registry import MODELS
 
-from loco_det.detection_config import Split, split_config
+from loco_det.detection_config import Split, detector_config, detector_tasks, split_config
+from loco_det.experiment import DataDescription, _own_config, detection_protocol
 from pretrain.encoders import build_encoder
 from pretrain.learner import LocalContrastiveLearner
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 PRETRAINING = sorted(CONFIGS.glob("pretrain/*.py"))
+ANY_BACKBONE = ("coco", "cityscapes", "coco10k", "coco1k", "coco_mini", "demo")
 SMALL = sorted(path.stem.removeprefix("mask_rcnn_") for kind in ("demo", "coco_mini")
                for path in CONFIGS.glob(f"mask_rcnn_*_{kind}*.py"))
 
@@ -94,7 +96,6 @@ SHUFFLENET = {  # in Table 2 alone
 CELLS = {f"{name}_{data}": (data, *backbone) for name, backbone in BACKBONES.items() for data in PROTOCOLS} | {
     f"{name}_{data}": (data, *backbone) for name, backbone in SHUFFLENET.items() for data in ("coco", "cityscapes")
 }
-STAGES = {"resnet50": 4, "shufflenet_v2_50": 4, "presnet50": 6}
 MMDET = {
     "coco": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "cityscapes": "mmdet::cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py",
@@ -185,9 +186,10 @@ def facts(config: Config) -> dict[str, Any]:
 
 
 def test_every_cell_has_a_config():
-    """Tables 2 and 3, random initialisation and PResNet-50 beside them, and nothing else but the small ones."""
+    """Tables 2 and 3, random initialisation and PResNet-50 beside them, and nothing else but small and general ones."""
     assert len(CELLS) == 68
-    assert set(CELLS) | set(SMALL) == {path.stem.removeprefix("mask_rcnn_") for path in CONFIGS.glob("mask_rcnn_*.py")}
+    files = CONFIGS.glob("mask_rcnn_*.py")
+    assert {*CELLS, *SMALL, *ANY_BACKBONE} == {path.stem.removeprefix("mask_rcnn_") for path in files}
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -195,12 +197,12 @@ def test_cell_has_the_papers_numbers(name):
     """The config that a run of a cell gets equals the tables above in every value of theirs."""
     data, encoder, epochs, file = CELLS[name]
     few_label_depth = 0 if name.startswith("random") else 1  # "conv1 and res2 are frozen except 'Random Init' entry"
-    presnet = (("res2", "res4", "res5", "res7"), (4, 8, 16, 32))
+    presnet, others = (("res2", "res4", "res5", "res7"), (4, 8, 16, 32)), (("res2", "res3", "res4", "res5"), None)
     assert facts(run_config(name)) == EVERYWHERE | PROTOCOLS[data] | dict(
         files=CITYSCAPES_FILES if data == "cityscapes" else COCO_FILES,
         encoder=dict(type=encoder),
-        frozen_stages=STAGES[encoder] if data in ("coco", "cityscapes") else few_label_depth,
-        pyramid=presnet if encoder == "presnet50" else (None, None),
+        frozen_stages="all" if data in ("coco", "cityscapes") else few_label_depth,
+        pyramid=presnet if encoder == "presnet50" else others,
         method=name.split("_")[0],
         epochs=epochs,
         checkpoint=file and f"backbones/{file}",
@@ -217,6 +219,54 @@ def test_backbones_are_those_that_we_pretrain(name):
     assert pretraining.model.rule.type == config.pretrained.method
     assert pretraining.train_cfg.max_epochs == config.pretrained.epochs
     assert "configs/pretrain" in config.pretrained.hint
+
+
+def test_every_backbone_of_a_data_set_has_one_protocol():
+    """What may be averaged or stand in one column, but for how much is frozen: random weights have nothing to freeze."""
+    data, protocols = DataDescription(("thing",), 7, "train", "val"), {}
+    for path in CONFIGS.glob("mask_rcnn_*.py"):
+        config = resolved(path.stem.removeprefix("mask_rcnn_"))
+        protocol = detection_protocol(_own_config(config, None, data), data.num_val_images)
+        assert protocol.pop("frozen_stages") in (config.model.backbone.frozen_stages, "all")
+        protocols.setdefault(config.protocol.dataset, []).append(protocol)
+    assert {name: len(found) for name, found in protocols.items()} == dict(
+        coco=21, cityscapes=21, coco10k=15, coco1k=15, coco_mini=5, demo=6)
+    for found in protocols.values():
+        assert all(protocol == found[0] for protocol in found)
+    firsts = [found[0] for found in protocols.values()]
+    assert all(one != other for one, other in itertools.combinations(firsts, 2))
+    assert firsts[0]["config"]["data"]["val_sha256"] == "val" and firsts[0]["num_val_images"] == 7
+
+
+@pytest.mark.parametrize(("encoder", "stages", "strides"), [
+    (dict(type="resnet18"), ("res2", "res3", "res4", "res5"), None),
+    (dict(type="resnet18", stem="small"), ("res2", "res3", "res4", "res5"), (4, 8, 16, 32)),
+    (dict(type="presnet50"), ("res2", "res4", "res5", "res7"), (4, 8, 16, 32)),
+])
+def test_the_pyramid_follows_the_encoder(encoder, stages, strides):
+    """Levels of the pyramid's strides, all stages frozen, and channels that fit: the detector runs."""
+    config = copy.deepcopy(resolved("demo"))
+    config.model.backbone.update(encoder=encoder, cache_mib=0)
+    model = detector_config(config, ("a", "b"))
+    assert (model["backbone"]["out_stages"], model["backbone"]["out_strides"]) == (stages, strides)
+    init_default_scope("mmdet")
+    detector = MODELS.build(ConfigDict(model))
+    assert not any(parameter.requires_grad for parameter in detector.backbone.parameters())
+    levels = detector.extract_feat(torch.zeros(1, 3, 64, 96))
+    assert [tuple(level.shape[-2:]) for level in levels] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+
+
+def test_tasks_are_those_of_the_heads():
+    """Boxes alone, masks alone, a cascade's lists of heads, one stage; and a detector of neither."""
+    both = resolved("coco").model.to_dict()
+    assert detector_tasks(both) == ("bbox", "segm")
+    assert detector_tasks(both | dict(roi_head=dict(both["roi_head"], mask_head=None))) == ("bbox",)
+    assert detector_tasks(dict(roi_head=dict(bbox_head=[dict(), dict()], mask_head=[dict()]))) == ("bbox", "segm")
+    assert detector_tasks(dict(bbox_head=dict(type="RetinaHead"))) == ("bbox",)
+    assert detector_tasks(dict(mask_head=dict(type="SOLOHead"))) == ("segm",)
+    assert detector_tasks(dict(panoptic_head=dict(type="MaskFormerHead"))) == ("segm",)
+    with pytest.raises(ValueError, match="Neither"):
+        detector_tasks(dict(type="Neither", rpn_head=dict()))
 
 
 @pytest.mark.parametrize("data", ["coco", "cityscapes"])
@@ -338,7 +388,7 @@ def test_unknown_norm_is_refused():
         run_config("loco_demo", new_layer_norm="BN")
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "coco_mini", "demo"])
 def test_small_configs_build(name):
     """SyncBN in all new layers, batches of 4 of one orientation in a loop that resumes."""
     detector, config = build_detector(name), run_config(name)
@@ -348,7 +398,7 @@ def test_small_configs_build(name):
     assert config.default_hooks.checkpoint.type == "AtomicCheckpointHook"
 
 
-@pytest.mark.parametrize("name", [*CELLS, *SMALL])
+@pytest.mark.parametrize("name", [*CELLS, *SMALL, *ANY_BACKBONE])
 def test_no_weights_come_from_elsewhere(name):
     """No init_cfg and no load_from of mmdet's survives: a detector trained with labels would make every result invalid."""
     def assert_no_weights(value: Any) -> None:
@@ -361,7 +411,7 @@ def test_no_weights_come_from_elsewhere(name):
 
 
 def test_readme_names_every_config():
-    """Every detection config stands in configs/README.md, and every file that stands there exists."""
+    """Every detection config is in configs/README.md, and every file that is named there exists."""
     text = (CONFIGS / "README.md").read_text()
     named = {name for pattern in re.findall(r"`([\w{},./]+\.py)`", text) for name in _expanded(pattern)}
     named = {name for name in named if not name.startswith("tools/")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,12 +26,12 @@ from mmdet.structures.mask import BitmapMasks
 
 from loco_det.data_parallel import DataParallelDetector
 from loco_det.detection_config import detector_config
-from loco_det.evaluation.results import RunResults
 from pretrain import distributed
 from pretrain.checkpoints import load_checkpoint
+from pretrain.results.store import read_record
 from pretrain.sync_batchnorm import CrossProcessBatchNorm
 from tests.conftest import ROOT
-from tests.loco_det.test_experiment import FINE_TUNED
+from tests.loco_det.test_experiment import FINE_TUNED, measured
 from tests.pretrain.fault_hook import fault
 from tests.pretrain.processes import run_in_processes
 
@@ -133,15 +132,15 @@ def pair(config, synthetic_root, tmp_path_factory) -> tuple[Path, subprocess.Com
 
 @pytest.mark.slow
 def test_torchrun_trains_one_detector_on_the_batches_of_one_process(config, synthetic_root, pair, tmp_path, run_tool):
-    """One result and log. After an iteration the statistics of backbone and FPN are those of one process: the images are the
+    """One record and log. After an iteration the statistics of backbone and FPN are those of one process: the images are the
     same, and so was the normalisation over both processes' halves."""
     work_dir, finished = pair
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.strip() == str(work_dir / "results.json")
+    assert finished.stdout.strip() == str(work_dir / "run.json")
     assert finished.stderr.count("Iter(train) [4/4]") == 1  # the first process logs
     assert "Distributed training is not used" not in finished.stderr
-    assert list(RunResults.read(work_dir / "results.json").splits) == [0]
-    assert json.loads((work_dir / "split_0" / "timing.json").read_text())["iterations"] == 4
+    record = read_record(work_dir / "split_0" / "run.json").content
+    assert (record["iterations"], record["processes"], record["repetition"]) == (4, 2, {"split": 0})
     one_iteration = ["--data-root", synthetic_root, "--cfg-options", "train_cfg.max_iters=1"]
     assert run_tool("train_det", config, "--work-dir", tmp_path / "one", *one_iteration).returncode == 0
     assert torchrun(config, "--work-dir", tmp_path / "two", *one_iteration).returncode == 0
@@ -162,7 +161,7 @@ def test_two_processes_go_on_where_they_were(config, synthetic_root, pair, tmp_p
     resumed = torchrun(*arguments)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed epoch: 0, iter: 3" in resumed.stderr
-    assert (tmp_path / "w" / "results.json").read_bytes() == (pair[0] / "results.json").read_bytes()
+    assert measured(tmp_path / "w") == measured(pair[0])
     expected, found = (load_checkpoint(folder / "split_0" / "epoch_1.pth") for folder in (pair[0], tmp_path / "w"))
     for key, value in expected["state_dict"].items():
         assert torch.equal(found["state_dict"][key], value), key

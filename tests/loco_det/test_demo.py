@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from loco_det.demo import RULES, DemoError, Step, _pretraining_losses, demo_steps, run_steps
+from loco_det.demo import RULES, DemoError, Step, _pretraining_losses, ap_rows, demo_steps, run_steps
+from pretrain.results.table import results_table
+from tests.loco_det.detection_runs import identity, write_run
 
 
 def python(code: str) -> list[str]:
@@ -50,13 +52,33 @@ def test_every_method_is_pretrained_exported_and_transferred(tmp_path):
 
 
 def test_progress_is_read_off_the_files(tmp_path):
-    """Epochs by the newest checkpoint, splits by their results."""
-    (tmp_path / "pretrain_gim").mkdir()
-    (tmp_path / "pretrain_gim" / "epoch_3.pth").touch()
+    """Epochs by the newest checkpoint, whatever it is called, and splits by their records."""
+    for rule, name in (("gim", "epoch_3.pth"), ("simclr", "epoch_1_iter_11.pth")):
+        (tmp_path / f"pretrain_{rule}").mkdir()
+        (tmp_path / f"pretrain_{rule}" / name).touch()
     (tmp_path / "mask_rcnn_gim" / "split_2").mkdir(parents=True)
-    (tmp_path / "mask_rcnn_gim" / "split_2" / "result.json").touch()
+    (tmp_path / "mask_rcnn_gim" / "split_2" / "run.json").touch()
     steps = {step.name: step for step in demo_steps(tmp_path)}
-    assert [steps[name].progress() for name in ("pretrain_gim", "mask_rcnn_gim", "pretrain_loco")] == [3, 1, 0]
+    names = ("pretrain_gim", "pretrain_simclr", "mask_rcnn_gim", "pretrain_loco")
+    assert [steps[name].progress() for name in names] == [3, 1, 1, 0]
+
+
+def test_the_table_as_json(tmp_path):
+    """A row a method, with the keys that others rely on; None stands for what does not exist."""
+    for method, bbox, requested in (("random", [5.0], 2), ("loco", [10.0, 12.0], 2), ("simclr", [8.0, 9.0], 2)):
+        write_run(tmp_path / method, identity(method, 12, "resnet18"), bbox, dataset="demo", requested=requested)
+    table, _ = results_table([tmp_path])
+    rows = {row["method"]: row for row in ap_rows(table)}
+    assert list(rows) == ["random", "simclr", "loco"]
+    common = dict(encoder="resnet18", dataset="demo", requested_splits=2)
+    assert rows["random"] == dict(
+        method="random", pretraining_epochs=None, **common, bbox_mean=5.0, bbox_std=None, bbox_delta=None, bbox_splits=1,
+        segm_mean=5.0, segm_std=None, segm_delta=None, segm_splits=1)
+    loco = dict(mean=11.0, std=2.0**0.5, delta=2.5, splits=2)
+    assert rows["loco"] == dict(
+        method="loco", pretraining_epochs=12, **common,
+        **{f"{task}_{name}": value for task in ("bbox", "segm") for name, value in loco.items()})
+    assert json.loads(json.dumps(rows)) == rows
 
 
 def test_losses_of_the_first_and_last_epoch(tmp_path):

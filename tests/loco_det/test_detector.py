@@ -60,6 +60,20 @@ def test_boxes_keep_their_place_under_autocast():
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=2e-2)
 
 
+def test_a_detector_without_masks_trains_and_predicts():
+    """Its losses and predictions are of boxes alone."""
+    config = demo_config()
+    config.model.roi_head.update(mask_head=None, mask_roi_extractor=None)
+    torch.manual_seed(0)
+    init_default_scope("mmdet")
+    detector = revert_sync_batchnorm(MODELS.build(ConfigDict(detector_config(config, ("a", "b"))))).train()
+    optimizer = OptimWrapper(torch.optim.SGD((p for p in detector.parameters() if p.requires_grad), lr=1e-3))
+    losses_by_name = detector.train_step(make_batch([0, 1]), optimizer)
+    assert "loss_bbox" in losses_by_name and "loss_mask" not in losses_by_name
+    found = detector.eval().test_step(make_batch([0]))
+    assert "masks" not in found[0].pred_instances
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [dict(frozen_stages=4, norm_eval=True), dict(frozen_stages=1, norm_eval=False)])
 def test_training_changes_what_is_not_frozen(backbone):

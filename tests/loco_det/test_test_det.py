@@ -20,11 +20,12 @@ from pycocotools.cocoeval import COCOeval
 
 import loco_det.register  # noqa: F401  isort: skip
 from loco_det.detection_config import dataset_options, detector_config
+from loco_det.evaluation.coco_ap import METRICS
 from loco_det.evaluation.detector_checkpoint import evaluate_checkpoint
-from loco_det.evaluation.results import METRICS
 from loco_det.experiment import Experiment
 from loco_det.experiment_inputs import use_data_root
 from pretrain.encoders import build_encoder
+from pretrain.results.store import read_record
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.cityscapes_tree import ids_files, make_tree
 
@@ -48,9 +49,9 @@ def classes(synthetic_root):
 
 def build_detector(config, classes):
     """The config's detector from random weights, some of which let it find something."""
-    torch.manual_seed(0)
     options = detector_config(config, classes)
     options["backbone"]["checkpoint"] = None
+    torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = MODELS.build(ConfigDict(options))
     for parameter in model.roi_head.bbox_head.parameters():
@@ -61,7 +62,7 @@ def build_detector(config, classes):
 @pytest.fixture(scope="module")
 def checkpoint(config, classes, tmp_path_factory):
     """A detector as ``tools/train_det.py`` saves it."""
-    record = dict(method="loco", encoder=dict(type="resnet18"), classes=classes)
+    record = dict(setting=dict(encoder=dict(type="resnet18")), classes=classes)
     path = tmp_path_factory.mktemp("detector") / "epoch_1.pth"
     torch.save({"state_dict": build_detector(config, classes).state_dict(), "detection": record, "meta": {}}, path)
     return path
@@ -117,7 +118,7 @@ def test_numbers_and_dump_are_those_of_the_checkpoints_detector(evaluated, confi
         boxes[:, 2:] -= boxes[:, :2]
         np.testing.assert_allclose([d["bbox"] for d in own], boxes, atol=1e-3)
     assert list(result["bbox"]) == list(result["segm"]) == list(METRICS)
-    assert result["official"] is None
+    assert list(result["per_class"]["segm"]) == classes and "official" not in result
     json.dumps(result, allow_nan=False)
 
 
@@ -135,7 +136,7 @@ def test_a_bare_state_dict_and_the_validation_data_are_enough(evaluated, config,
 
 
 def of_resnet34(content):
-    content["detection"]["encoder"] = dict(type="resnet34")
+    content["detection"]["setting"]["encoder"] = dict(type="resnet34")
 
 
 def of_other_classes(content):
@@ -175,9 +176,9 @@ def test_a_checkpoint_of_another_detector_is_refused(change, message, config, ch
 
 
 def test_a_backbone_is_no_detector(config, tmp_path):
-    """The message says what to pass instead."""
+    """Nor is a pretraining checkpoint."""
     torch.save({"state_dict": build_encoder("resnet18").state_dict()}, tmp_path / "backbone.pth")
-    with pytest.raises(ValueError, match=r"holds no detector .* epoch_\*.pth that tools/train_det.py wrote"):
+    with pytest.raises(ValueError, match=r"backbone.pth holds no detector"):
         evaluate_checkpoint(config, tmp_path / "backbone.pth")
 
 
@@ -224,7 +225,7 @@ def test_unfit_ground_truth_of_cityscapes_is_told_before_the_evaluation(config, 
 
 @pytest.mark.slow
 def test_the_tool_prints_the_numbers_of_the_training_run(synthetic_root, tmp_path, run_tool):
-    """A detector trained by ``tools/train_det.py`` gets the metrics of its result file: stdout is one JSON object."""
+    """A detector trained by ``tools/train_det.py`` gets the metrics of its record: stdout is one JSON object."""
     trained = run_tool("train_det", "configs/mask_rcnn_random_demo.py", "--data-root", synthetic_root, "--work-dir",
                        tmp_path / "w", "--splits", 0, "--cfg-options", "protocol.split_size=8", "train_cfg.max_iters=4")
     assert trained.returncode == 0, trained.stderr
@@ -233,9 +234,12 @@ def test_the_tool_prints_the_numbers_of_the_training_run(synthetic_root, tmp_pat
     tested = run_tool("test_det", "configs/mask_rcnn_random_demo.py", file, "--data-root", synthetic_root,
                       "--backend", "pycocotools", "--dump", tmp_path / "predictions")
     assert tested.returncode == 0, tested.stderr
-    printed, result = json.loads(tested.stdout), json.loads((split / "result.json").read_text())
-    for task in ("bbox", "segm"):
-        assert printed[task] == pytest.approx(result[task], abs=1e-12)
+    printed, rows = json.loads(tested.stdout), read_record(split / "run.json").content["rows"]
+    for row in rows:
+        task, _, name = row["metric"].partition("_")
+        found = printed["per_class"][task][row["class_name"]] if "class_name" in row else printed[task][name]
+        assert found == pytest.approx(row["value"], abs=1e-12)
+    assert len(rows) == 2 * (6 + 4)
     for task in ("bbox", "segm"):
         assert isinstance(json.loads((tmp_path / f"predictions.{task}.json").read_text()), list)
 

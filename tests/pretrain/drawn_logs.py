@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.results.method import standard_method
+from pretrain.results.store import PRETRAINING, new_record, write_record
+
 UNITS = {"simclr": ("res5",), "gim": ("res2", "res3", "res4", "res5"), "loco": ("res2", "res3", "res4", "res5")}
 
 
@@ -26,7 +29,7 @@ def draw_records(units: Sequence[str], iterations: Iterable[int], per_epoch: int
 
 
 def logged_iterations(epochs: int, per_epoch: int, interval: int) -> list[int]:
-    """The iterations that mmengine's logger writes of: multiples of the interval, counted anew in every epoch."""
+    """The iterations that mmengine's logger writes of: multiples of the interval, counted again in every epoch."""
     return [epoch * per_epoch + inner for epoch in range(epochs) for inner in range(interval, per_epoch + 1, interval)]
 
 
@@ -38,11 +41,24 @@ def write_log(work_dir: Path, records: Iterable[Mapping[str, Any]], start: str =
     return work_dir
 
 
-def draw_run(work_dir: Path, rule: str = "loco", seed: int = 0, epochs: int = 2, max_epochs: int = 2) -> Path:
-    """A work directory of a pretraining on ResNet-18 that has done ``epochs`` of ``max_epochs`` epochs."""
-    model = dict(type="LocalContrastiveLearner", encoder=dict(type="resnet18", width=16), rule=dict(type=rule),
-                 decoder=dict(conv_blocks=int(rule == "loco")), temperature=0.1)
-    config = dict(model=model, train_cfg=dict(max_epochs=max_epochs), randomness=dict(seed=seed))
-    write_log(work_dir, draw_records(UNITS[rule], logged_iterations(epochs, 12, 5), 12, seed))
-    (work_dir / "run.json").write_text(json.dumps({"config_sha256": "0" * 64, "git_revision": None, "config": config}))
+def draw_run(
+    work_dir: Path, rule: str | Mapping[str, Any] = "loco", seed: int = 0, epochs: int = 2, max_epochs: int = 2,
+    method: Mapping[str, Any] | None = None, **setting: Any,
+) -> Path:
+    """A work directory of a pretraining on ResNet-18 that has done ``epochs`` of ``max_epochs`` epochs.
+
+    Args:
+        work_dir: to write.
+        rule: of the standard method.
+        seed: of the run.
+        epochs: done.
+        max_epochs: of the schedule.
+        method: instead of the standard one of the rule.
+        setting: what it has otherwise than the usual.
+    """
+    identity = dict(method=method or standard_method(rule), repetition=dict(seed=seed),
+                    setting=dict(encoder=dict(type="resnet18", width=16), epochs=max_epochs, batch_size=32) | setting)
+    units = UNITS[rule if isinstance(rule, str) else rule["type"]]
+    write_log(work_dir, draw_records(units, logged_iterations(epochs, 12, 5), 12, seed))
+    write_record(work_dir / "run.json", new_record(PRETRAINING, identity, dict(name=PRETRAINING)))
     return work_dir

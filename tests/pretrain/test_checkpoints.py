@@ -10,8 +10,10 @@ import torchvision
 
 from pretrain.checkpoints import RECORD_KEY, CheckpointError, export_backbone, load_into, read_backbone
 from pretrain.encoders import build_encoder
+from pretrain.results.method import describe_method
 
-RECORD = dict(rule=dict(type="loco"), encoder=dict(type="resnet18"), config_sha256="0" * 64, git_revision=None)
+RECORD = dict(method=describe_method("loco"), setting=dict(encoder=dict(type="resnet18"), epochs=1), repetition=dict(seed=0),
+              config_sha256="0" * 64, git_revision=None, epoch=1, iter=10)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,7 @@ def training_checkpoint(tmp_path, encoder):
     """What a run of ours leaves, as far as it matters here."""
     weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     weights["decoders.0.mlp.0.weight"] = torch.zeros(2, 2)
+    weights["objectives.0.queue"] = torch.zeros(2, 2)
     torch.save({"state_dict": weights, RECORD_KEY: RECORD, "meta": {"epoch": 1}}, tmp_path / "epoch_1.pth")
     return tmp_path / "epoch_1.pth"
 

@@ -7,6 +7,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+import tests.pretrain.custom_method  # noqa: F401  (registers an objective and a rule)
 from pretrain import distributed
 from pretrain.data_parallel import DataParallelLearner
 from pretrain.distributed import GradientAverager
@@ -25,7 +26,8 @@ CASES = {
     "simclr, blocks run again": dict(rule="simclr", recompute="block"),
     "upper gradient": dict(rule="upper_gradient"),
     "soft sharing": dict(rule="loco", soft_sharing=dict(coefficient=0.1)),
-    "subsampling": dict(rule="loco", subsampling=dict(threshold=0.3, average_over="kept")),
+    "a user's objective with a parameter": dict(rule="halves", objective="LearnedScale"),
+    "subsampling": dict(rule="loco", objective=dict(type="NTXent", temperature=0.5, threshold=0.3, average_over="kept")),
 }
 
 
@@ -40,7 +42,8 @@ def train(options: dict, batch_size: int, train_alone: bool = False) -> dict:
     """A few float64 steps with this process's share of every batch; losses, and the last step's gradients and weights."""
     rank, world_size = distributed.rank(), distributed.world_size()
     torch.manual_seed(rank)  # only the first process's weights may count
-    learner = LocalContrastiveLearner(dict(type="resnet18", stem="small", width=16), temperature=0.5, **options).double()
+    options = {"objective": dict(type="NTXent", temperature=0.5), **options}
+    learner = LocalContrastiveLearner(dict(type="resnet18", stem="small", width=16), **options).double()
     learner.normalise = lambda images: ((images.double() - learner.mean) / learner.std)
     model = DataParallelLearner(learner) if world_size > 1 else learner
     model.train()

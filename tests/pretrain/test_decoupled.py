@@ -15,8 +15,8 @@ from pretrain.encoders import Encoder, build_encoder
 from pretrain.encoders.resnet import ResNetEncoder
 from pretrain.local_backprop import LocalBackprop
 from pretrain.local_units import build_units
-from pretrain.losses import NTXentLoss
 from pretrain.memory import step_cost
+from pretrain.objectives import NTXent
 
 PROJECTOR = dict(conv_blocks="plain_conv", norm="none")
 KS = (1, 4, 8, 16)
@@ -36,7 +36,7 @@ def narrow_resnet50() -> Encoder:
 def test_a_loss_changes_exactly_its_unit(k):
     """Loss k alone changes every parameter of unit k and its projector, and no other, in one forward pass."""
     torch.manual_seed(0)
-    encoder, loss = narrow_resnet50(), NTXentLoss(temperature=0.5)
+    encoder, loss = narrow_resnet50(), NTXent(temperature=0.5)
     units = build_units(dict(type="decoupled", k=k), encoder.stages)
     decoders = nn.ModuleList(Decoder(encoder, unit.end - 1, **PROJECTOR, out_channels=16) for unit in units)
     images = torch.randn(6, 3, 16, 16)

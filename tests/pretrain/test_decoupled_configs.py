@@ -90,8 +90,8 @@ def test_config_builds_what_its_name_and_the_paper_say(name):
     assert [len(decoder.convs) for decoder in learner.decoders] == [1] * (k - 1) + [0]
     assert all([type(layer) for layer in decoder.mlp] == [torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]
                and decoder.mlp[-1].out_features == 128 for decoder in learner.decoders)
-    assert learner.loss.temperature == 0.5
-    assert config.model.get("subsampling") == (dict(threshold=setup.threshold) if loss == "subsampled" else None)
+    objective = learner.objectives[0]
+    assert (objective.temperature, objective.threshold) == (0.5, setup.threshold if loss == "subsampled" else None)
     assert config.train_cfg.max_epochs == setup.epochs
     check_schedule(config.param_scheduler, setup.epochs)
 
@@ -120,7 +120,7 @@ def test_protocol(name):
 def test_losses_differ_in_nothing_else(name):
     """A subsampled run is the plain one with a threshold."""
     plain, subsampled = (resolved(name.replace("subsampled", loss)).to_dict() for loss in ("simclr", "subsampled"))
-    assert subsampled["model"].pop("subsampling") == dict(threshold=SETUPS[NAMES[name][2]].threshold)
+    assert subsampled["model"]["objective"].pop("threshold") == SETUPS[NAMES[name][2]].threshold
     assert plain == subsampled
 
 

@@ -35,7 +35,7 @@ def test_config_is_what_its_name_and_the_paper_say(name):
     assert (config.model.rule.type, config.model.encoder.type) == (rule, encoder)
     assert (config.model.decoder.conv_blocks, config.model.decoder.mlp_layers, config.model.decoder.out_channels) == (
         1 if rule == "loco" else 0, 2, 128)
-    assert (config.model.temperature, config.model.autocast, config.model.channels_last) == (0.1, "bfloat16", True)
+    assert (config.model.objective.temperature, config.model.autocast, config.model.channels_last) == (0.1, "bfloat16", True)
     assert config.train_cfg.max_epochs == epochs
     assert config.train_dataloader.batch_size == 4096 and config.train_dataloader.drop_last
     dataset = config.train_dataloader.dataset
@@ -60,15 +60,16 @@ def test_lengths_differ_in_nothing_else(rule, encoder):
     assert short == long
 
 
-def test_presnet_at_100_epochs_is_table_7():
-    """The ablation of the same name is the same run but for the precision and how the training images are found."""
-    for rule in RULES:
-        ablation = resolved(f"ablations/table7_presnet50_{rule}").to_dict()
-        ablation["model"] |= dict(autocast="bfloat16", channels_last=True)
-        dataset = ablation["train_dataloader"]["dataset"]
-        assert dataset["data_root"] == "data/imagenet/train"
-        dataset |= dict(source="imagenet", split="train", data_root="data/imagenet")
-        assert ablation == resolved(f"{rule}_presnet50_imagenet_100e").to_dict()
+SHARED_RUNS = {
+    "table4_none": "simclr_resnet50", "table4_none_local": "gim_resnet50", "table4_ours": "loco_resnet50",
+    "table5_1stage": "loco_resnet50", **{f"table7_presnet50_{rule}": f"{rule}_presnet50" for rule in RULES},
+}
+
+
+@pytest.mark.parametrize("ablation", SHARED_RUNS)
+def test_rows_of_tables_4_5_and_7_are_the_runs_of_tables_2_and_3(ablation):
+    """So that nobody trains them twice."""
+    assert resolved(f"ablations/{ablation}").to_dict() == resolved(f"{SHARED_RUNS[ablation]}_imagenet_100e").to_dict()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 
+import tests.pretrain.custom_method  # noqa: F401  (registers an objective and a rule)
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.optimizers import LossScalingOptimWrapper
 
@@ -39,7 +40,7 @@ def test_every_unit_learns(rule, autocast):
 def test_kept_shares_are_logged_for_every_unit():
     """They are those of the units' projections, counted pair by pair; the loss is what the units train on."""
     torch.manual_seed(0)
-    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "gim", subsampling=dict(threshold=0.5))
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "gim", objective=dict(type="NTXent", threshold=0.5))
     images = batch()["views"].transpose(0, 1).flatten(0, 1)
     with torch.no_grad():
         features = copy.deepcopy(learner)(images)
@@ -57,23 +58,23 @@ def test_kept_shares_are_logged_for_every_unit():
     assert 0 < sum(logs[f"kept_negative_{unit}"] for unit in features) < 4  # the threshold tells pairs apart
 
 
-def test_no_threshold_is_the_plain_loss_to_the_bit():
-    """Subsampling without a threshold takes the same steps as none."""
-    states = []
-    for subsampling in (None, dict(threshold=None)):
-        torch.manual_seed(0)
-        learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "loco", subsampling=subsampling)
-        wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1))
-        logs = [learner.train_step(batch(), wrapper) for _ in range(2)]
-        states.append({"loss": logs[-1]["loss"], **learner.state_dict()})
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
+def test_a_users_objective_is_trained_saved_and_left_out_of_the_encoder():
+    """Its parameter moves, its buffer is in the state dict, its own metric is logged for every unit."""
+    objective = dict(type="LearnedScale", weight=2.0)
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "halves", objective=objective)
+    wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1))
+    logs = [learner.train_step(batch(), wrapper) for _ in range(3)]
+    assert list(logs[0]) == ["loss", "loss_res2", "loss_res5", "spread_res2", "spread_res5"]
+    state = learner.state_dict()
+    assert [state[f"objectives.{unit}.steps"].item() for unit in (0, 1)] == [3, 3]
+    assert all(objective.scale.item() != 2.0 for objective in learner.objectives)
+    assert not any("objectives" in key for key in learner.encoder.state_dict())
 
 
 def test_a_step_without_any_pair_changes_no_weight():
     """No positive of two noisy views is equal to the last digit: every loss is 0, and no weight is touched."""
     torch.manual_seed(0)
-    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "loco", subsampling=dict(threshold=1.0))
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "loco", objective=dict(type="NTXent", threshold=1.0))
     before = [parameter.detach().clone() for parameter in learner.parameters()]
     logs = learner.train_step(batch(), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
     assert {value.item() for key, value in logs.items() if key.startswith(("loss", "kept_positive"))} == {0.0}
@@ -140,14 +141,9 @@ def test_bad_options_are_refused():
         LocalContrastiveLearner("resnet18", "loco", recompute="stages")
     with pytest.raises(ValueError, match="options of decoder do not fit: .*conv_layers"):
         LocalContrastiveLearner("resnet18", "loco", dict(conv_layers=1))
-    with pytest.raises(ValueError, match="options of subsampling do not fit: .*'threshold'"):
-        LocalContrastiveLearner("resnet18", "loco", subsampling=dict(on="positives"))
-    with pytest.raises(ValueError, match=r"no 'treshold', only threshold, on, average_over; did you mean 'threshold'\?"):
-        LocalContrastiveLearner("resnet18", "loco", subsampling=dict(treshold=0.5))
-    with pytest.raises(ValueError, match="subsampling is 0.5, but a dict of options is needed; there are threshold, on"):
-        LocalContrastiveLearner("resnet18", "loco", subsampling=0.5)
-    with pytest.raises(ValueError, match="threshold of subsampling is 1.5"):
-        LocalContrastiveLearner("resnet18", "loco", subsampling=dict(threshold=1.5))
+    for objective in ("NTXnet", dict(type="NTXent", treshold=0.5), dict(type="NTXent", threshold=1.5), dict(threshold=0.5)):
+        with pytest.raises(ValueError):
+            LocalContrastiveLearner("resnet18", "loco", objective=objective)
     learner = LocalContrastiveLearner("resnet18", "simclr")
     wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1), accumulative_counts=2)
     with pytest.raises(ValueError, match="without accumulation"):

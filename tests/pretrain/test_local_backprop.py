@@ -14,7 +14,7 @@ from pretrain.decoders import Decoder
 from pretrain.encoders import build_encoder
 from pretrain.local_backprop import LocalBackprop, segment_ranges
 from pretrain.local_units import LocalUnit, build_units
-from pretrain.losses import NTXentLoss
+from pretrain.objectives import NTXent
 from pretrain.segments import RECOMPUTE, Segment
 
 RULES = {
@@ -54,7 +54,7 @@ def make_decoders(encoder, units):
 
 
 def objectives_of(decoders):
-    loss = NTXentLoss(temperature=0.5)
+    loss = NTXent(temperature=0.5)
     return [lambda features, decoder=decoder: loss(decoder(features))[0] for decoder in decoders]
 
 

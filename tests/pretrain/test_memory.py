@@ -178,10 +178,10 @@ def test_tool_times_real_steps(run_tool):
     (["--encoder", "resnet18", "--recompute", "blok"], "did you mean 'block'?"),
     (["--encoder", "resnet18", "--batch-size", "3"], "batch size is 3"),
     (["--encoder", "resnet18", "--batch-size", "100000000000"], "batch size is 100000000000"),
-    (["--encoder", "resnet18", "--methods", "setup.py"], "setup.py is no pretraining config"),
+    (["--encoder", "resnet18", "--methods", "setup.py"], "setup.py is not a pretraining config"),
     (["--encoder", "resnet18", "--input-size", "0"], "input size must be between 1 and"),
     (["--encoder", "resnet18", "--methods", "nowhere.py"], "config file nowhere.py does not exist"),
-    (["--encoder", "resnet18", "--methods", "configs/_base_/coco_data.py"], "is no pretraining config"),
+    (["--encoder", "resnet18", "--methods", "configs/_base_/coco_data.py"], "is not a pretraining config"),
 ])
 def test_bad_input_is_one_line(run_tool, arguments, message):
     """Exit code 2 and what would mend it."""

@@ -67,7 +67,7 @@ def test_scalars_reach_log_file_json_and_tensorboard(image_folder, tmp_path):
 @pytest.mark.slow
 def test_lines_are_means_over_their_iterations(image_folder, tmp_path, monkeypatch):
     """Of losses, accuracies and kept shares, with a line every two iterations against one an iteration."""
-    monkeypatch.setitem(OVERRIDES, "model.subsampling", dict(threshold=0.3))
+    monkeypatch.setitem(OVERRIDES, "model.objective.threshold", 0.3)
     logged = {}
     for interval in (1, 2):
         monkeypatch.setitem(OVERRIDES, "default_hooks.logger.interval", interval)

@@ -117,12 +117,12 @@ def test_a_directory_without_a_checkpoint_is_free(tmp_path, image_folder):
     """A run that failed in its first steps does not stand in the way of its mended config."""
     work_dir = tmp_path / "w"
     for temperature, epochs in ((0.0001, 1), (0.2, 1)):
-        config = small_config(work_dir, image_folder, **{"model.temperature": temperature, "train_cfg.max_epochs": epochs,
-                                                         "param_scheduler": None})
+        config = small_config(work_dir, image_folder, **{"model.objective.temperature": temperature,
+                                                         "train_cfg.max_epochs": epochs, "param_scheduler": None})
         if temperature < 0.01:
-            claim_work_dir(work_dir, config.to_dict())  # as a run does that is killed before its first checkpoint
+            claim_work_dir(work_dir, config.to_dict(), {})  # as a run does that is killed before its first checkpoint
     assert pretrain(config) == work_dir / "epoch_1.pth"
-    assert json.loads((work_dir / "run.json").read_text())["config"]["model"]["temperature"] == 0.2
+    assert json.loads((work_dir / "run.json").read_text())["config"]["model"]["objective"]["temperature"] == 0.2
 
 
 def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, monkeypatch):
@@ -143,8 +143,8 @@ def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, 
 def test_a_work_dir_belongs_to_one_config(finished_run, synthetic_root, run_tool):
     """Another config is refused with the differing key; the same one without --resume is told what to do."""
     arguments = options(synthetic_root / "unlabeled2017", finished_run)
-    assert_one_line_error(run_tool("pretrain", CONFIG, *arguments, "model.temperature=0.5"),
-                          "different config", "model.temperature", "--work-dir")
+    assert_one_line_error(run_tool("pretrain", CONFIG, *arguments, "model.objective.temperature=0.5"),
+                          "different config", "model.objective.temperature", "--work-dir")
     assert_one_line_error(run_tool("pretrain", CONFIG, *arguments), "already holds epoch_3.pth", "--resume")
 
 
@@ -154,11 +154,15 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
     finished = run_tool("export_backbone", finished_run / "epoch_3.pth", tmp_path / "b.pth")
     assert finished.returncode == 0, finished.stderr
     record = json.loads(finished.stdout)
-    assert (record["rule"], record["encoder"], record["epoch"]) == ({"type": "loco"}, {"type": "resnet18"}, 3)
-    assert len(record["config_sha256"]) == 64
-    assert (record["seed"], record["max_epochs"]) == (0, 3)
-    settings = record["settings"]
-    assert (settings["batch_size"], settings["data"]["views"]["size"], settings["data"]["root"]) == (4, 32, "unlabeled2017")
+    run = json.loads((finished_run / "run.json").read_text())
+    assert [record[part] for part in ("method", "setting", "repetition")] == [
+        run[part] for part in ("method", "setting", "repetition")]
+    assert (record["method"]["label"], record["repetition"], record["epoch"]) == ("LoCo", {"seed": 0}, 3)
+    setting = record["setting"]
+    assert (setting["encoder"], setting["batch_size"], setting["image_size"], setting["images"], setting["epochs"]) == (
+        {"type": "resnet18"}, 4, 32, 12, 3)
+    assert len(record["config_sha256"]) == 64 and record["argv"][1:] == [
+        str(finished_run / "epoch_3.pth"), str(tmp_path / "b.pth")]
     (tmp_path / "cut.pth").write_bytes((finished_run / "epoch_3.pth").read_bytes()[:5000])
     assert_one_line_error(run_tool("export_backbone", tmp_path / "cut.pth", tmp_path / "c.pth"), "cut.pth", "truncated")
 

@@ -14,7 +14,7 @@ from pretrain.decoders import Decoder
 from pretrain.encoders import build_encoder
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.local_units import build_units, loco_units
-from pretrain.losses import NTXentLoss
+from pretrain.objectives import NTXent
 from pretrain.segments import RECOMPUTE
 from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
 
@@ -49,7 +49,7 @@ def naive_gradients(encoder, decoders, images, first):
         decoders[2](stages[1](below[1])),
         decoders[3](stages[3](stages[2](below[2]))),
     ]
-    losses = [NTXentLoss(0.5)(output)[0] for output in outputs[first:]]
+    losses = [NTXent(0.5)(output)[0] for output in outputs[first:]]
     penalty = 0
     for stage, copied in list(zip(stages, copies, strict=False))[first:]:
         for own_block, copied_block in zip(stage, copied, strict=True):
@@ -75,7 +75,7 @@ def test_gradients_equal_a_naive_reference(parts, first, recompute):
 
     units = loco_units(sharing.encoder.stages)[first:]
     sharing._ranges, sharing.copies = sharing._ranges[first:], sharing.copies[first:]
-    objectives = [lambda x, decoder=decoder: NTXentLoss(0.5)(decoder(x))[0] for decoder in decoders[first:]]
+    objectives = [lambda x, decoder=decoder: NTXent(0.5)(decoder(x))[0] for decoder in decoders[first:]]
     executor = SoftSharingBackprop(sharing.encoder, units, recompute=recompute)
     assert [(unit.start, unit.end) for unit in executor.units] == [(0, 2), (2, 4), (4, 8)]
     found = executor.step(images, objectives)
@@ -140,7 +140,7 @@ def test_without_the_res2_loss_its_copy_is_absent():
 def test_export_contains_the_encoder_only(tmp_path):
     """Copies and decoders stay behind."""
     learner, _ = trained(1e-3, steps=1)
-    record = {"encoder": "resnet18", "rule": "loco"}
+    record = {"method": {}, "setting": {"encoder": {"type": "resnet18"}}}
     torch.save({"state_dict": learner.state_dict(), RECORD_KEY: record}, tmp_path / "epoch_1.pth")
     export_backbone(tmp_path / "epoch_1.pth", tmp_path / "backbone.pth")
     exported = torch.load(tmp_path / "backbone.pth", weights_only=True)["state_dict"]

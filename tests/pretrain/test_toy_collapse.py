@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain.losses import NTXentLoss, SubsampledNTXentLoss
+from pretrain.objectives import NTXent
 from pretrain.toy_collapse import (
     Descent,
     ToyProblem,
@@ -49,9 +49,9 @@ def test_collapse_is_an_equilibrium():
     """Descent without a threshold ends at rest: what is left of the gradient, relative to the weights, is rounding."""
     problem = ToyProblem()
     views, weight = initial_state(problem)
-    descent = descend(weight, views, SubsampledNTXentLoss(problem.temperature, None), problem)
+    descent = descend(weight, views, NTXent(problem.temperature, None), problem)
     assert descent.steps == len(descent.losses) < 400 and descent.change < 0.01
-    loss, _ = NTXentLoss(problem.temperature)(views @ weight.T)
+    loss, _ = NTXent(problem.temperature)(views @ weight.T)
     (gradient,) = torch.autograd.grad(loss, weight)
     assert gradient.norm() * weight.norm() < 1e-5
 
@@ -73,7 +73,7 @@ def test_the_default_steps_reach_the_equilibrium():
     """A seed on which 200 steps are too few comes to rest, with all dimensions."""
     problem = ToyProblem(seed=1)
     views, weight = initial_state(problem)
-    descent = descend(weight, views, SubsampledNTXentLoss(problem.temperature, 0.8), problem)
+    descent = descend(weight, views, NTXent(problem.temperature, 0.8), problem)
     assert 200 < descent.steps < problem.steps and descent.change == descent.losses[-1] == 0
     assert (spectrum((views @ weight.T).detach()) > 0.1).all()
 
@@ -112,7 +112,7 @@ def test_losses_are_means_of_the_first_and_last_steps():
     problem = ToyProblem(dim=6, points=16, steps=70)
     result = compare_thresholds(problem, [])["none"]
     views, weight = initial_state(problem)
-    history = descend(weight, views, SubsampledNTXentLoss(problem.temperature, None), problem).losses
+    history = descend(weight, views, NTXent(problem.temperature, None), problem).losses
     assert len(history) == 70
     assert (result.loss_first, result.loss_last) == pytest.approx((np.mean(history[:50]), np.mean(history[20:])))
 
@@ -128,22 +128,22 @@ def test_table_has_a_column_for_every_threshold():
         "loss, first steps", "loss, last steps", "steps", "change in the last 100 steps",
     ]  # fmt: skip
     assert lines[8][2] == f"**{results['none'].collapsed} of 6**"
-    assert lines[-2][2:] == ["50"] * 3 and lines[-1][1:] == ["–"] * 4, "fewer steps than a change is told over"
+    assert lines[-2][2:] == ["50"] * 3 and lines[-1][1:] == ["–"] * 4, "fewer steps than a change is taken over"
 
 
 def test_descent_stops_where_no_gradient_is_left():
     """Weights and loss stay what they are."""
     views, weight = initial_state(SMALL)
     start = weight.detach().clone()
-    descent = descend(weight, views, SubsampledNTXentLoss(SMALL.temperature, 1.0), SMALL)
+    descent = descend(weight, views, NTXent(SMALL.temperature, 1.0), SMALL)
     assert descent == Descent([0.0] * SMALL.steps, 0, 0.0)
     assert torch.equal(weight, start)
 
 
-def test_descent_that_is_not_at_rest_is_told():
+def test_descent_that_is_not_at_rest_shows_its_change():
     """The steps run out while a singular value still falls; the change is that of two descents of a hundred steps more."""
     problem = ToyProblem(dim=6, points=16, steps=200, learning_rate=0.02)
-    loss, spectra = SubsampledNTXentLoss(problem.temperature, None), []
+    loss, spectra = NTXent(problem.temperature, None), []
     for steps in (100, 200):
         views, weight = initial_state(problem)
         descent = descend(weight, views, loss, replace(problem, steps=steps))
@@ -162,8 +162,8 @@ def test_negligible_singular_values_do_not_disturb_rest():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: compare_thresholds(SMALL, [0.0, 1.5]), "threshold of subsampling is 1.5"),
-        (lambda: compare_thresholds(SMALL, [float("nan")]), "threshold of subsampling is nan"),
+        (lambda: compare_thresholds(SMALL, [0.0, 1.5]), "threshold of NTXent is 1.5"),
+        (lambda: compare_thresholds(SMALL, [float("nan")]), "threshold of NTXent is nan"),
         (lambda: ToyProblem(dim=15), "dim is 15"),
         (lambda: ToyProblem(dim=0), "dim is 0"),
         (lambda: ToyProblem(sigma=-1.0), "sigma is -1.0"),
@@ -207,8 +207,8 @@ def test_tool_takes_learning_rate_and_temperature(run_tool):
     assert refused.returncode == 2 and "temperature" in refused.stderr
 
 
-def test_tool_refuses_a_threshold_that_is_no_cosine(run_tool):
+def test_tool_refuses_a_threshold_that_is_not_a_cosine(run_tool):
     """One line and exit code 2, before anything is trained."""
     finished = run_tool("toy_collapse", "--thresholds", 0.0, 1.5)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("error: threshold of subsampling is 1.5") and finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith("error: threshold of NTXent is 1.5") and finished.stderr.count("\n") == 1

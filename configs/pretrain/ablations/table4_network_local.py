@@ -1,3 +1,3 @@
 """Table 4, "full network", local: 65.8 % in the paper."""
-_base_ = ["../../_base_/pretrain_gim.py", "../../_base_/pretrain_ablation.py"]
-model = dict(encoder=dict(type="resnet50"), decoder=dict(conv_blocks="network"))
+_base_ = ["../gim_resnet50_imagenet_100e.py"]
+model = dict(decoder=dict(conv_blocks="network"))

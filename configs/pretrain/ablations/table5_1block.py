@@ -1,3 +1,3 @@
 """Table 5, "Sharing 1 block": 64.8 % in the paper."""
-_base_ = ["../../_base_/pretrain_loco.py", "../../_base_/pretrain_ablation.py"]
-model = dict(encoder=dict(type="resnet50"), rule=dict(type="sharing", blocks=1))
+_base_ = ["../loco_resnet50_imagenet_100e.py"]
+model = dict(rule=dict(type="sharing", blocks=1))

@@ -1,3 +1,3 @@
 """Table 5, "L2 penalty (1e-3)": 66.0 % in the paper."""
-_base_ = ["../../_base_/pretrain_loco.py", "../../_base_/pretrain_ablation.py"]
-model = dict(encoder=dict(type="resnet50"), soft_sharing=dict(coefficient=1e-3))
+_base_ = ["../loco_resnet50_imagenet_100e.py"]
+model = dict(soft_sharing=dict(coefficient=1e-3))

@@ -1,3 +1,3 @@
 """As k16_simclr_resnet50_cifar10_short.py, subsampled at T = 0: an hour or two on a CPU."""
 _base_ = ["./k16_simclr_resnet50_cifar10_short.py"]
-model = dict(subsampling=dict(threshold=0.0))
+model = dict(objective=dict(threshold=0.0))

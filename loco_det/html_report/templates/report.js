@@ -16,11 +16,9 @@
     const direction = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
     const sign = direction === "ascending" ? 1 : -1;
     const numeric = header.classList.contains("number");
-    for (const body of table.tBodies) { // rows stay below their own heading
-      const rows = [...body.rows].filter((row) => !row.classList.contains("heading"));
-      rows.sort((a, b) => compared(a.cells[column], b.cells[column], numeric, sign));
-      body.append(...rows);
-    }
+    const rows = [...table.tBodies[0].rows];
+    rows.sort((a, b) => compared(a.cells[column], b.cells[column], numeric, sign));
+    table.tBodies[0].append(...rows);
     for (const other of header.parentElement.cells) other.setAttribute("aria-sort", "none");
     header.setAttribute("aria-sort", direction);
     announcement.textContent = `sorted by ${header.textContent.trim()}, ${direction}`;

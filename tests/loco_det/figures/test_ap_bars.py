@@ -1,19 +1,19 @@
-"""AP bars: heights, deviations and dots are those of results.json; unfinished runs, several rows of a method, errors."""
+"""AP bars: heights, deviations and dots are those of the records; unfinished runs, several rows of a method, errors."""
 
 from __future__ import annotations
 
-import json
+from statistics import fmean, stdev
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
-from loco_det.evaluation.results import ResultsError
 from loco_det.figures.ap_bars import UNFINISHED, draw_ap
 from pretrain.figures.style import method_color, save_figure
-from pretrain.methods import named_method
+from pretrain.results.method import foreign_method, shown_method, standard_method
+from pretrain.results.store import RecordError
 from tests.conftest import assert_one_line_error
-from tests.loco_det.detection_runs import make_run, write_runs
+from tests.loco_det.detection_runs import identity, write_run
 
 BB, MK = [20.0, 21.0, 25.0], [18.0, 17.5, 21.5]
 
@@ -24,69 +24,82 @@ def bars(axis):
     return [(patch.get_height(), patch.get_facecolor(), patch.get_hatch()) for patch in patches]
 
 
-def test_bars_are_means_and_deviations_of_results(tmp_path):
-    """Bar heights, error bars and dots equal what results.json holds, in both panels, in the colours of the methods."""
-    write_runs(tmp_path, [make_run("simclr", BB, MK), make_run("loco", [30.0, 31.0, 32.5], [25.0, 26.0, 28.0]),
-                          make_run("random", [5.0, 6.0, 7.5], [4.0, 6.0, 7.0])])
+def test_bars_are_means_and_deviations_of_the_records(tmp_path):
+    """Bar heights, error bars and dots equal what was measured, in both panels, in the colours of the methods."""
+    measured = {"random": ([5.0, 6.0, 7.5], [4.0, 6.0, 7.0]), "SimCLR": (BB, MK),
+                "LoCo": ([30.0, 31.0, 32.5], [25.0, 26.0, 28.0])}
+    for method, values in measured.items():
+        write_run(tmp_path / method, identity(method.lower()), *values)
     drawing = draw_ap([tmp_path])
-    records = [json.loads(file.read_text()) for file in tmp_path.rglob("results.json")]
-    written = {record["method"]: record for record in records}
-    assert [row["method"] for row in drawing.numbers["rows"]] == ["random", "simclr", "loco"]
-    for axis, task in zip(drawing.figure.axes, ("bbox", "segm"), strict=True):
-        found = bars(axis)
-        for (height, color, hatch), row in zip(found, drawing.numbers["rows"], strict=True):
-            summary = written[row["method"]]["summary"][task]["AP"]
-            assert height == row[task]["mean"] == pytest.approx(summary["mean"])
-            assert row[task]["std"] == pytest.approx(summary["std"])
-            values = [split[task]["AP"] for split in written[row["method"]]["splits"].values()]
-            assert row[task]["values"] == values
-            assert color == pytest.approx(to_rgba(method_color(named_method(row["method"])))) and hatch is None
+    rows = drawing.numbers["rows"]
+    assert [row["method"] for row in rows] == list(measured)
+    for panel, (axis, metric) in enumerate(zip(drawing.figure.axes, ("bbox_AP", "segm_AP"), strict=True)):
+        for (height, color, hatch), row in zip(bars(axis), rows, strict=True):
+            values = measured[row["method"]][panel]
+            assert height == row[metric]["mean"] == pytest.approx(fmean(values))
+            assert row[metric]["std"] == pytest.approx(stdev(values)) and row[metric]["values"] == values
+            method = shown_method(identity(row["method"].lower())["method"])
+            assert color == pytest.approx(to_rgba(method_color(method))) and hatch is None
         dots = sorted(y for dots in axis.collections if hasattr(dots, "get_sizes") for _, y in dots.get_offsets())
-        assert dots == sorted(value for row in drawing.numbers["rows"] for value in row[task]["values"])
+        assert dots == sorted(value for row in rows for value in row[metric]["values"])
         ends = [segment for lines in axis.collections if not hasattr(lines, "get_sizes") for segment in lines.get_segments()]
-        spans = [(row[task]["mean"] - row[task]["std"], row[task]["mean"] + row[task]["std"])
-                 for row in drawing.numbers["rows"]]
+        spans = [(row[metric]["mean"] - row[metric]["std"], row[metric]["mean"] + row[metric]["std"]) for row in rows]
         np.testing.assert_allclose([(segment[0][1], segment[-1][1]) for segment in ends], spans)
 
 
 def test_unfinished_runs_are_hatched_and_named(tmp_path):
-    """A run with splits to go says how many it has; one without a value has no bar but is told."""
-    write_runs(tmp_path, [make_run("simclr", BB), make_run("loco", BB[:2], requested=5),
-                          make_run("gim", [None], requested=5)])
+    """A run with splits to go says how many it has; one without a value has no bar."""
+    write_run(tmp_path / "a", identity("simclr"), BB)
+    write_run(tmp_path / "b", identity("loco"), BB[:2], requested=5)
+    write_run(tmp_path / "c", identity("gim"), [None], requested=5)
     axis = draw_ap([tmp_path]).figure.axes[0]
     assert [hatch for _, _, hatch in bars(axis)] == [None, UNFINISHED]
-    assert [text.get_text() for text in axis.texts] == ["22.0", "(1/5)", "20.5\n(2/5)"]
+    assert [text.get_text() for text in axis.texts] == ["22.0", "(0/5)", "20.5\n(2/5)"]
 
 
-def test_rows_of_a_method_have_shades_and_data_sets_are_groups(tmp_path):
-    """Two lengths of pretraining are two bars of one hue, named with their epochs, and every data set has its group."""
-    write_runs(tmp_path, [make_run("loco", BB, epochs=100), make_run("loco", BB, epochs=800),
-                          make_run("loco", BB, epochs=800, dataset="coco1k")])
+def test_settings_of_a_method_have_shades_and_data_sets_are_places(tmp_path):
+    """Two lengths of pretraining are two bars of one hue, named by what differs, and every data set has its place."""
+    write_run(tmp_path / "a", identity("loco", 100), BB)
+    write_run(tmp_path / "b", identity("loco", 800), BB)
+    write_run(tmp_path / "c", identity("loco", 800), BB, dataset="coco1k")
     drawing = draw_ap([tmp_path])
     axis = drawing.figure.axes[0]
     colors = [color for _, color, _ in bars(axis)]
     assert len(colors) == 3 and colors[0] != colors[1] == colors[2]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["COCO-10K", "COCO-1K"]
     legend = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
-    assert legend == ["LoCo (100 epochs)", "LoCo (800 epochs)"]
+    assert legend == ["LoCo (epochs=100)", "LoCo (epochs=800)"]
 
 
-def test_panels_share_their_scale(tmp_path):
-    """AP of boxes and of masks can be compared by eye."""
-    write_runs(tmp_path, [make_run("loco", [40.0, 41.0], [10.0, 11.0])])
+def test_repetitions_of_the_pretraining_share_a_bar(tmp_path):
+    """Every split of every seed is a dot of it."""
+    for seed in range(2):
+        write_run(tmp_path / str(seed), identity("loco", seed=seed), BB)
+    [row] = draw_ap([tmp_path]).numbers["rows"]
+    assert row["bbox_AP"]["values"] == [*BB, *BB] and row["requested_splits"] == 6
+
+
+def test_panels_are_the_tasks_that_there_are(tmp_path):
+    """Boxes alone have one panel; of several, all share their scale."""
+    write_run(tmp_path / "boxes", identity("loco"), [40.0, 41.0], tasks=["bbox"])
+    assert len(draw_ap([tmp_path]).figure.axes) == 1
+    write_run(tmp_path / "both", identity("simclr"), [40.0, 41.0], [10.0, 11.0])
     first, second = draw_ap([tmp_path]).figure.axes
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 41
+    assert [len(bars(axis)) for axis in (first, second)] == [2, 1]
 
 
-METHODS = ("random", "supervised", "simclr", "gim", "loco", "decoupled4", "decoupled8", "decoupled16", "_own",
-           "own $x_{ of a long name", "own2")
+METHODS = ("random", foreign_method("supervised"), "simclr", "gim", "loco",
+           *(standard_method(dict(type="decoupled", k=k)) for k in (4, 8, 16)),
+           *(foreign_method("file", name) for name in ("_own", "own $x_{ of a long name", "own2")))
 
 
 @pytest.mark.parametrize("methods", [METHODS[:2], METHODS[:4], METHODS])
 def test_numbers_do_not_overlap_and_nothing_leaves_the_picture(tmp_path, methods):
-    """Where bars are narrow there are no numbers; every bar has its own look, and every method its place in the legend."""
-    write_runs(tmp_path, [make_run(method, [20.0 + place, 25.0], dataset=dataset)
-                          for place, method in enumerate(methods) for dataset in ("coco10k", "coco1k")])
+    """Where bars are narrow there are no numbers; every method has its place in the legend."""
+    for place, method in enumerate(methods):
+        for dataset in ("coco10k", "coco1k"):
+            write_run(tmp_path / f"{place}_{dataset}", identity(method), [20.0 + place, 25.0], dataset=dataset)
     figure = draw_ap([tmp_path]).figure
     save_figure(figure, tmp_path / "ap")
     for axis in figure.axes:
@@ -101,22 +114,23 @@ def test_numbers_do_not_overlap_and_nothing_leaves_the_picture(tmp_path, methods
 
 def test_a_data_sets_own_ap_has_a_panel(tmp_path):
     """Cityscapes' official AP stands beside COCO's."""
-    write_runs(tmp_path, [make_run("loco", BB, dataset="cityscapes", official=[1.0, 2.0, 3.0])])
+    write_run(tmp_path, identity("loco"), BB, dataset="cityscapes", official=[1.0, 2.0, 3.0])
     drawing = draw_ap([tmp_path])
     assert [height for axis in drawing.figure.axes for height, _, _ in bars(axis)] == [22.0, 22.0, 2.0]
-    assert drawing.numbers["rows"][0]["official"] == {"mean": 2.0, "std": 1.0, "values": [1.0, 2.0, 3.0]}
+    assert drawing.numbers["rows"][0]["official_AP"] == {"mean": 2.0, "std": 1.0, "values": [1.0, 2.0, 3.0]}
 
 
 def test_equal_bytes(tmp_path):
     """Equal results make equal files."""
-    write_runs(tmp_path, [make_run("loco", BB, requested=5), make_run("simclr", BB)])
-    files = [save_figure(draw_ap([tmp_path]).figure, tmp_path / name) for name in "ab"]
+    write_run(tmp_path / "r/a", identity("loco"), BB, requested=5)
+    write_run(tmp_path / "r/b", identity("simclr"), BB)
+    files = [save_figure(draw_ap([tmp_path / "r"]).figure, tmp_path / name) for name in "ab"]
     for first, second in zip(*files, strict=True):
         assert first.read_bytes() == second.read_bytes()
 
 
 def test_nothing_to_draw(tmp_path, run_tool):
     """A folder without results says what to run."""
-    with pytest.raises(ResultsError, match="run tools/train_det.py first"):
+    with pytest.raises(RecordError, match=r"tools/train_det\.py"):
         draw_ap([tmp_path])
-    assert_one_line_error(run_tool("visualize", "ap", tmp_path), "run tools/train_det.py first")
+    assert_one_line_error(run_tool("visualize", "ap", tmp_path), "tools/train_det.py")

@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.config import Config
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import loco_det.register  # noqa: F401  isort: skip
 from loco_det.datasets.annotations import load_annotations
 from loco_det.datasets.splits import select_image_ids
-from loco_det.detection_config import Split, split_config
 from loco_det.evaluation.detector_checkpoint import evaluate_checkpoint
+from loco_det.experiment import DataDescription, _own_config
 from loco_det.experiment_inputs import use_data_root
 from loco_det.figures.detections import CHARACTER, LINE, MAX_COVERED, _label_places, _overlap, draw_detections
 from loco_det.figures.predictions import VAL_ANNOTATIONS, annotated_objects, find_detector, predict
 from pretrain.figures.class_style import CLASS_COLORS, class_color, class_marker, is_dark
 from pretrain.figures.style import save_figure
-from tests.conftest import ROOT
+from pretrain.results.store import DETECTION, new_record
+from pretrain.work_dir import claim_work_dir
+from tests.conftest import ROOT, assert_one_line_error
+from tests.loco_det.detection_runs import identity
+from tests.loco_det.test_test_det import build_detector
 
 CPU = torch.device("cpu")
 SCORE = 0.3
@@ -48,17 +52,12 @@ def run(config, synthetic_root):
     content = load_annotations(synthetic_root / "annotations/instances_val2017.json", synthetic_root / "val2017")
     classes = [category["name"] for category in content["categories"]]
     (folder / "split_0").mkdir(parents=True)
-    val_file = folder / VAL_ANNOTATIONS
-    val_file.write_text(json.dumps(content))
-    complete = split_config(config, Split(0, 0, val_file, 6, ""), val_file, classes)
-    complete.dump(folder / "split_0" / "20260101_000000.py")
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = MODELS.build(ConfigDict(complete.model.to_dict()))
-    for parameter in model.roi_head.bbox_head.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    record = dict(method="loco", encoder=dict(type="resnet18"), classes=classes)
-    torch.save({"state_dict": model.state_dict(), "detection": record, "meta": {}}, folder / "split_0" / "epoch_1.pth")
+    (folder / VAL_ANNOTATIONS).write_text(json.dumps(content))
+    record = new_record(DETECTION, identity("loco", encoder="resnet18"), dict(name=DETECTION), dataset="demo",
+                        classes=classes, data_root=str(synthetic_root))
+    claim_work_dir(folder, _own_config(config, None, DataDescription(tuple(classes), 6, "train", "val")), record)
+    torch.save({"state_dict": build_detector(config, classes).state_dict(), "detection": record, "meta": {}},
+               folder / "split_0" / "epoch_1.pth")
     return folder
 
 
@@ -177,13 +176,35 @@ def test_bad_input(run, tmp_path):
     with pytest.raises(ValueError, match="at least 1 is needed"):
         draw_detections([run], most=0)
     other = tmp_path / "other"
-    (other / "split_0").mkdir(parents=True)
-    for file in (run / "split_0").iterdir():
-        (other / "split_0" / file.name).symlink_to(file)
+    shutil.copytree(run, other)
     content = json.loads((run / VAL_ANNOTATIONS).read_text())
     (other / VAL_ANNOTATIONS).write_text(json.dumps(content | dict(annotations=content["annotations"][1:])))
     with pytest.raises(ValueError, match="different data .their annotations differ"):
         draw_detections([run, other])
+
+
+@pytest.mark.slow
+def test_nothing_in_a_run_directory_is_executed(run, image_ids, tmp_path, run_tool):
+    """Python files beside the checkpoint, modules that the stored config names, and types that mmengine would import."""
+    there, marker = tmp_path / "run", tmp_path / "executed"
+    shutil.copytree(run, there)
+    code = f"open({str(marker)!r}, 'w').close()\nmodel = dict()\n"
+    for folder in (there, there / "split_0", there / "split_0" / "20260101_000000" / "vis_data"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("20260101_000000.py", "config.py", "hostile.py", "sitecustomize.py"):
+            (folder / name).write_text(code)
+    record = json.loads((there / "run.json").read_text())
+    record["config"]["custom_imports"]["imports"].append("hostile")
+    (there / "run.json").write_text(json.dumps(record))
+    arguments = ("--images", image_ids[0], "--out", tmp_path)
+    drawn = run_tool("visualize", "detections", there, *arguments)
+    assert drawn.returncode == 0, drawn.stderr
+    for options in (dict(type="hostile.run"), dict(type="os.system", command=f"touch {marker}")):
+        record["config"]["val_dataloader"]["dataset"]["pipeline"].append(options)
+        (there / "run.json").write_text(json.dumps(record))
+        assert_one_line_error(run_tool("visualize", "detections", there, *arguments), options["type"])
+        record["config"]["val_dataloader"]["dataset"]["pipeline"].pop()
+    assert not marker.exists()
 
 
 @pytest.mark.slow

@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
-from mmengine.visualization import LocalVisBackend
+from mmengine.config import Config
 
 import loco_det.register  # noqa: F401  isort: skip
-from loco_det.detection_config import Split, detector_config, split_config
-from loco_det.evaluation.results import RunResults
+from loco_det.experiment import DataDescription, _own_config
 from loco_det.experiment_inputs import use_data_root
-from loco_det.hooks import RECORD_KEY
 from pretrain.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.readout.encoders import load_encoder
-from pretrain.run import use_data_root as use_image_folder
-from pretrain.work_dir import claim_work_dir, write_json
+from pretrain.results.method import foreign_method
+from pretrain.results.store import DETECTION, PRETRAINING, new_record, read_record
+from pretrain.work_dir import RECORD_NAME, claim_work_dir, config_fingerprint, write_json
 from tests.conftest import ROOT
-from tests.loco_det.detection_runs import make_run
-from tests.pretrain.readout.written import record_of_config, write_result
+from tests.loco_det.detection_runs import write_run
+from tests.loco_det.test_test_det import build_detector
+from tests.pretrain.drawn_logs import UNITS, write_log
+from tests.pretrain.readout.written import identity_of_config, write_evaluation
 
-STARTED = "20260101_120000"
 ENCODER = dict(type="resnet18", width=16, stem="stl")  # of checkpoints: a small one
-UNITS = {"simclr": ("res5",), "gim": ("res2", "res3", "res4", "res5"), "loco": ("res2", "res3", "res4", "res5")}
-LOG = """2026/01/01 12:00:00 - mmengine - INFO - System environment:
-    sys.platform: linux
-    Python: 3.11.7 (main) [GCC 12.2.0]
-    CUDA available: True
-    GPU 0,1: NVIDIA X100
-    PyTorch: 2.12.1
-2026/01/01 12:02:30 - mmengine - INFO - saved epoch_2.pth
-"""
 
 
-def write_pretraining(
-    folder: Path, rule: str, images: Path, epochs: int = 5, total: int = 5, options: Mapping[str, Any] | None = None
-) -> Path:
+def edit(file: Path, **values: Any) -> None:
+    """Replaces values of a record."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def demo_identity(rule: str, **options: Any) -> dict[str, Any]:
+    """The identity of a pretraining of the demo; options as for ``identity_of_config``."""
+    return identity_of_config(f"pretrain/{rule}_resnet18_demo.py", images=80, **options)
+
+
+def write_pretraining(folder: Path, rule: str, images: Path, epochs: int = 5, total: int = 5, **options: Any) -> Path:
     """The work directory of a pretraining of the demo that has done ``epochs`` of ``total``; its checkpoints are empty.
 
     Args:
@@ -50,108 +46,90 @@ def write_pretraining(
         images: folder of images.
         epochs: with a checkpoint.
         total: of the schedule.
-        options: overrides of config values by dotted name.
+        options: as for :func:`demo_identity`.
     """
-    file = f"configs/pretrain/{rule}_resnet18_demo.py"
-    config = Config.fromfile(str(ROOT / file), import_custom_modules=False)
-    config.merge_from_dict({"train_cfg.max_epochs": total, **(options or {})})
-    use_image_folder(config, str(images))
-    claim_work_dir(folder, config.to_dict())
-    config.config_file = file
-    config.work_dir = str(folder)
-    log = write_log(folder, config)
+    argv = ["tools/pretrain.py", f"configs/pretrain/{rule}_resnet18_demo.py", "--data-root", str(images), "--work-dir",
+            str(folder), "--resume"]
+    record = new_record(PRETRAINING, demo_identity(rule, epochs=total, **options), dict(name=PRETRAINING),
+                        data_root=str(images), argv=argv)
+    claim_work_dir(folder, dict(train_cfg=dict(max_epochs=total)), {**record, "duration_s": 150.0})
+    lines = []
     for step in range(1, 4 * epochs + 1):
         losses = {f"loss_{unit}": 4 - step / 10 for unit in UNITS[rule]}
         accuracies = {f"accuracy_{unit}": step / 100 for unit in UNITS[rule]}
         rest = {"lr": 0.1 / step, "images_per_second": 50.0 + step, "epoch": (step + 3) // 4, "iter": step}
-        log.add_scalars({"loss": sum(losses.values()), **losses, **accuracies, **rest}, step)
+        lines.append({"loss": sum(losses.values()), **losses, **accuracies, **rest})
+    write_log(folder, lines)
     for epoch in range(1, epochs + 1):
         (folder / f"epoch_{epoch}.pth").touch()
     return folder
 
 
-def write_encoder(file: Path, meta: Mapping[str, Any]) -> None:
-    """An exported backbone of random weights, with the record of a pretraining but for the encoder's size."""
-    exported = dict(format=FORMAT, version=FORMAT_VERSION, encoder=ENCODER)
-    encoder, _ = load_encoder("random", ENCODER, seed=len(str(meta["rule"])))
-    torch.save({"state_dict": encoder.state_dict(), "meta": {**meta, **exported}}, file)
+def write_encoder(file: Path, identity: Mapping[str, Any]) -> None:
+    """An exported backbone of random weights, with the identity of a pretraining but for the encoder's size."""
+    encoder, _ = load_encoder("random", ENCODER, seed=len(str(identity["method"])))
+    setting = {**identity["setting"], "encoder": ENCODER}
+    meta = dict(identity, setting=setting, format=FORMAT, version=FORMAT_VERSION, epoch=setting["epochs"], iter=20)
+    torch.save({"state_dict": encoder.state_dict(), "meta": meta}, file)
 
 
-def write_log(folder: Path, config: Config) -> LocalVisBackend:
-    """Writes mmengine's log and config of a run that took two and a half minutes."""
-    (folder / STARTED).mkdir(parents=True, exist_ok=True)
-    (folder / STARTED / f"{STARTED}.log").write_text(LOG)
-    backend = LocalVisBackend(str(folder / STARTED / "vis_data"))
-    backend.add_config(config)
-    return backend
-
-
-def demo_run(method: str, bbox: Sequence[float], requested: int | None = None) -> RunResults:
-    """Results of a method on the demo's splits, by the AP of each that is finished."""
-    epochs = None if method == "random" else 5
-    return make_run(method, bbox, dataset="demo", encoder="resnet18", epochs=epochs, requested=requested)
-
-
-def write_detection(folder: Path, run: RunResults, data: Path, errors: Mapping[int, str] | None = None) -> Path:
-    """The work directory of a detection experiment of the demo, with a detector in its first finished split.
+def write_detection(
+    folder: Path, method: str, bbox: Sequence[float | None], data: Path, requested: int | None = None,
+    errors: Mapping[int, str] | None = None, detector: bool = True, **options: Any,
+) -> Path:
+    """The work directory of a detection experiment of the demo.
 
     Args:
         folder: the work directory.
-        run: its results.
-        data: the drawn data set.
+        method: of the backbone: ``random`` or a rule.
+        bbox: AP of each split that is finished.
+        data: the synthetic data set.
+        requested: number of splits; None for those that are finished.
         errors: traceback by number of a split that has failed.
+        detector: whether its first split has one.
+        options: further ones of :func:`tests.loco_det.detection_runs.write_run`, or ``identity`` instead of the usual.
     """
-    config = Config.fromfile(str(ROOT / f"configs/mask_rcnn_{run.method}_demo.py"), import_custom_modules=False)
+    file = f"configs/mask_rcnn_{method}_demo.py"
+    config = Config.fromfile(str(ROOT / file), import_custom_modules=False)
     use_data_root(config, str(data))
-    config.protocol.num_splits = len(run.requested_splits)
-    config.config_file, config.work_dir = f"configs/mask_rcnn_{run.method}_demo.py", str(folder)
-    if run.pretrained is not None:
-        config.pretrained.checkpoint = run.pretrained.path
-    claim_work_dir(folder, config.to_dict())
-    run.write(folder / "results.json")
-    for index, result in run.splits.items():
-        write_json(folder / f"split_{index}" / "result.json", asdict(result))
-        write_json(folder / f"split_{index}" / "timing.json", {"training_seconds": 50.0, "evaluation_seconds": 10.0})
+    val = data / config.data.val_ann
+    classes = [category["name"] for category in json.loads(val.read_text())["categories"]]
+    own = config_fingerprint(_own_config(config, None, DataDescription(tuple(classes), 6, "train", "val")))[1]
+    content = dict(dataset="demo", classes=classes, data_root=str(data), config=own, backbone=None,
+                   argv=["tools/train_det.py", file, "--work-dir", str(folder), "--resume"])
+    if method == "random":
+        identity = dict(method=foreign_method("random"), setting=dict(encoder=dict(type="resnet18")), repetition={})
+    else:
+        identity = demo_identity(method)
+        content["backbone"] = dict(path=f"{method}.pth", sha256="ab" * 32, argv=[
+            "tools/export_backbone.py", f"pretrain_{method}/epoch_5.pth", f"{method}.pth"])
+    write_run(folder, options.pop("identity", identity), bbox, requested=requested, **{**content, **options})
     for index, text in (errors or {}).items():
         (folder / f"split_{index}").mkdir(exist_ok=True)
         (folder / f"split_{index}" / "error.txt").write_text(text)
-    if run.splits:
-        _write_detector(config, folder, min(run.splits), data)
+    if bbox and detector:
+        (folder / "annotations_val.json").write_text(val.read_text())
+        record = dict(read_record(folder / RECORD_NAME).content)
+        weights = build_detector(config, classes).state_dict()
+        torch.save({"state_dict": weights, DETECTION: record, "meta": {}}, folder / "split_0" / "epoch_0_iter_190.pth")
     return folder
 
 
-def _write_detector(config: Config, folder: Path, index: int, data: Path) -> None:
-    """A detector of random weights, some of which let it find something, as a split's run leaves it."""
-    val = data / config.data.val_ann
-    content = json.loads(val.read_text())
-    (folder / "annotations_val.json").write_text(val.read_text())
-    classes = [category["name"] for category in content["categories"]]
-    split = Split(index, index, data / config.data.train_ann, 10, "ids")
-    complete = split_config(config, split, folder / "annotations_val.json", classes)
-    complete.dump(folder / f"split_{index}" / f"{STARTED}.py")
-    write_log(folder / f"split_{index}", complete)
-    torch.manual_seed(0)
-    options = detector_config(config, classes)
-    options["backbone"]["checkpoint"] = None
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        model = MODELS.build(ConfigDict(options))
-    for parameter in model.roi_head.bbox_head.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    record = dict(method=config.pretrained.method, encoder=dict(type="resnet18"), classes=classes)
-    torch.save({"state_dict": model.state_dict(), RECORD_KEY: record, "meta": {}},
-               folder / f"split_{index}" / "epoch_0_iter_190.pth")
+def write_linear(work_dir: Path, accuracy: float, identity: Mapping[str, Any]) -> Path:
+    """The record of a linear evaluation of a work directory's last checkpoint."""
+    file = write_evaluation(work_dir / "epoch_5.readout" / "linear_cifar10.json", accuracy, identity)
+    edit(file, argv=["tools/linear_eval.py", str(work_dir / "epoch_5.pth"), "--data", "cifar10"], duration_s=30.0)
+    return file
 
 
 def write_experiment(folder: Path, data: Path) -> Path:
-    """An experiment of which all is there: three pretrainings that are read out, and detectors on three backbones."""
-    for rule in UNITS:
+    """An experiment of which all is there: three pretrainings that are evaluated, and detectors on three backbones."""
+    for place, rule in enumerate(UNITS):
+        identity = demo_identity(rule)
         work_dir = write_pretraining(folder / f"pretrain_{rule}", rule, data / "unlabeled2017")
-        meta = record_of_config(f"pretrain/{rule}_resnet18_demo.py")
-        write_encoder(work_dir / "epoch_5.pth", meta)
-        (work_dir / "epoch_5.readout").mkdir()
-        accuracy = 40.0 + 5 * list(UNITS).index(rule)
-        write_result(work_dir / "epoch_5.readout" / "linear_cifar10.json", accuracy, meta, file="epoch_5.pth",
-                     protocol=dict(epochs=100, lr=30.0, image_size=40))
+        write_encoder(work_dir / "epoch_5.pth", identity)
+        write_linear(work_dir, 40.0 + 5 * place, identity)
     for method, bbox in {"random": [5.0, 6.0], "simclr": [12.5, 13.5], "loco": [9.0, 11.0]}.items():
-        write_detection(folder / f"mask_rcnn_{method}", demo_run(method, bbox), data)
+        write_detection(folder / f"mask_rcnn_{method}", method, bbox, data, by_class={"cat": 7.0, "<dog>": 8.0})
+    write_json(folder / "ap_table.json", {"rows": []})  # another program's
     return folder

@@ -1,29 +1,24 @@
-"""Reports of what is unfinished, has failed, is damaged or not there at all; commands; escaping."""
+"""Parts of reports: states of runs, commands, tables and escaping."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from loco_det.demo import _report_line
 from loco_det.html_report import render
-from loco_det.html_report.blocks import Section, Table, plain_table, spelled_seconds
-from loco_det.html_report.commands import run_command
+from loco_det.html_report.blocks import Commands, Section, duration_text, shown_path, text_table
+from loco_det.html_report.commands import commands, recorded_command
 from loco_det.html_report.contents import report_contents
-from loco_det.html_report.readout_commands import record_command
-from loco_det.html_report.run_logs import read_run_logs
-from loco_det.html_report.runs import DAMAGED, FAILED, FINISHED, UNFINISHED, find_runs, read_run
+from loco_det.html_report.figures import draw
+from loco_det.html_report.runs import FAILED, FINISHED, UNFINISHED, options_text, read_inputs
 from loco_det.html_report.sorting import numeric_columns, sort_number
-from pretrain.cli import add_config_arguments, load_config
-from pretrain.readout.arguments import add_analysis_arguments, add_readout_arguments
-from pretrain.work_dir import config_fingerprint
+from loco_det.html_report.step_logs import last_error
+from loco_det.html_report.tables import result_tables
 from tests.conftest import ROOT, assert_one_line_error
-from tests.loco_det.html_report.experiment import demo_run, write_detection, write_pretraining
+from tests.loco_det.detection_runs import identity, write_run
+from tests.loco_det.html_report.experiment import demo_identity, edit, write_detection, write_linear, write_pretraining
 
 TRACEBACK = "Traceback (most recent call last):\n  File x\nRuntimeError: <b>out of memory</b>\n"
 
@@ -34,213 +29,126 @@ def written(folder: Path, **options) -> str:
 
 
 def test_a_failed_split_is_shown_with_its_message(tmp_path, synthetic_root):
-    """AP of the splits that there are, the failure and its traceback, escaped, and how to go on."""
-    write_detection(tmp_path / "run", demo_run("random", [5.0], requested=3),
-                    synthetic_root, errors={1: TRACEBACK})
-    (run,) = find_runs([tmp_path])
-    assert (run.state, run.progress) == (FAILED, "1 of 3 splits, begun: split_1")
-    assert run.seconds == 60
+    """AP of the splits that there are, the failure and its traceback, escaped; it is listed under missing."""
+    write_detection(tmp_path / "run", "random", [5.0], synthetic_root, 3, {1: TRACEBACK}, detector=False)
+    (run,) = read_inputs([tmp_path]).runs
+    assert (run.state, run.progress, run.seconds) == (FAILED, "1 of 3 splits, begun: split_1", 60)
     text = written(tmp_path)
-    assert "5.0 (1/3 splits)" in text
+    assert "5.0 (1/3)" in text
     assert "split_1: RuntimeError: &lt;b&gt;out of memory&lt;/b&gt;" in text and "<b>out" not in text
-    assert "with --resume it goes on" in text
+    missing = report_contents([tmp_path], tmp_path / "report.html", gallery=0).missing
+    assert any(part.title == "run" and "out of memory" in part.reason for part in missing)
 
 
 def test_an_experiment_before_its_first_result(tmp_path, synthetic_root):
-    """No split is done: the report says so in the table's cells, and what is missing for want of a detector."""
-    write_detection(tmp_path / "run", demo_run("random", [], requested=2), synthetic_root)
+    """No split is done: the table says so, and what is missing for want of a detector."""
+    write_detection(tmp_path / "run", "random", [], synthetic_root, requested=2)
     contents = report_contents([tmp_path], tmp_path / "report.html", gallery=2)
-    reasons = {part.title: part.reason for part in contents.missing}
-    assert reasons["Every split"] == "no split is finished yet"
-    assert reasons["Gallery of detections"] == "no detector is trained yet; run tools/train_det.py first"
-    assert read_run(tmp_path / "run").state == UNFINISHED
-    assert "(0/2 splits)" in written(tmp_path, gallery=2)
+    assert {part.title for part in contents.missing} >= {"run", "AP", "Gallery of detections"}
+    assert read_inputs([tmp_path]).runs[0].state == UNFINISHED
+    assert "(0/2)" in written(tmp_path, gallery=2)
 
 
 @pytest.mark.slow
 def test_a_pretraining_that_stopped_half_way(tmp_path, image_folder):
     """How far it came, what it printed last where that was kept, its curves, and no detection."""
     write_pretraining(tmp_path / "pretrain_loco", "loco", image_folder, epochs=2, total=5)
-    (run,) = find_runs([tmp_path])
-    assert (run.state, run.progress) == (UNFINISHED, "2 of 5 epochs")
-    assert dict(run.facts)["last line of its log"] == "epoch 2, iteration 8"
+    (run,) = read_inputs([tmp_path]).runs
+    assert (run.state, run.progress, run.method) == (UNFINISHED, "2 of 5 epochs", "LoCo")
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "pretrain_loco.log").write_text("epoch 2\nerror: loss is nan <here>\n")
     (tmp_path / "logs" / "mask_rcnn_gim.log").write_text("Traceback ...\nValueError: no backbone\n")
-    pretraining, detection = find_runs([tmp_path])
+    pretraining, detection = read_inputs([tmp_path]).runs
     assert pretraining.state == FAILED and pretraining.problems[0][0] == "error: loss is nan <here>"
     assert (detection.state, detection.progress) == (FAILED, "nothing done")
     text = written(tmp_path)
     assert "loss is nan &lt;here&gt;" in text and "ValueError: no backbone" in text
-    assert "Training loss of every unit" in text
-    assert "Missing: AP of all methods." in text and "no detection results; run tools/train_det.py first" in text
+    assert "Training loss of every unit" in text and "Missing: AP." in text
 
 
-def test_a_pretraining_that_has_logged_nothing(tmp_path, image_folder):
-    """Killed before its first line: the run is told, and its command as far as it is known."""
-    folder = write_pretraining(tmp_path / "run", "gim", image_folder, epochs=0)
-    shutil.rmtree(next(folder.glob("2*")))
-    run = read_run(folder)
-    assert (run.state, run.progress, run.seconds) == (UNFINISHED, "0 of 5 epochs", None)
-    assert dict(run.facts)["last line of its log"] == "nothing logged"
-    with pytest.raises(ValueError, match="does not tell its config file"):
-        run_command(run)
+def test_progress_without_checkpoints(tmp_path, image_folder):
+    """Logged epochs count where checkpoints were deleted; of a run without any logs nothing is done."""
+    for name, rule, epochs in (("done", "loco", 3), ("half", "gim", 2), ("behind", "simclr", 3), ("none", "loco", 0)):
+        write_pretraining(tmp_path / name, rule, image_folder, epochs=epochs, total=3)
+    gone = [*(tmp_path / "done").glob("*.pth"), *(tmp_path / "half").glob("*.pth"),
+            *(tmp_path / "behind" / f"epoch_{epoch}.pth" for epoch in (2, 3))]
+    for file in gone:
+        file.unlink()
+    assert {run.name: (run.state, run.progress) for run in read_inputs([tmp_path]).runs} == {
+        "done": (FINISHED, "3 of 3 epochs, checkpoint not here"),
+        "half": (UNFINISHED, "2 of 3 epochs, checkpoint not here"),
+        "behind": (UNFINISHED, "3 of 3 epochs, last checkpoint of epoch 1"),
+        "none": (UNFINISHED, "0 of 3 epochs")}
 
 
-def test_damaged_files_cost_nothing_but_themselves(tmp_path, synthetic_root):
-    """A results file and a record that cannot be read are told by name; the other run's AP is there."""
-    write_detection(tmp_path / "good", demo_run("random", [5.0, 6.0]), synthetic_root)
-    write_detection(tmp_path / "bad", demo_run("random", [5.0, 6.0]), synthetic_root)
-    (tmp_path / "bad" / "results.json").write_text("{")
-    (tmp_path / "worse").mkdir()
-    (tmp_path / "worse" / "run.json").write_text('{"config": 3}')
-    text = written(tmp_path)
-    assert "5.5 ± 0.7" in text
-    problem = f"{tmp_path}/bad/results.json is not a results file of tools/train_det.py"
-    assert text.count(problem) == 2  # where its AP would be, and in its run's details
-    assert read_run(tmp_path / "worse").state == DAMAGED and f"{tmp_path}/worse/run.json cannot be used" in text
+@pytest.mark.parametrize(("argv", "processes", "line"), [
+    (["tools/pretrain.py", "a b.py", "--resume"], 1, "python tools/pretrain.py 'a b.py'"),
+    ([str(ROOT / "tools/train_det.py"), "--splits", "0"], 4, "torchrun --nproc-per-node 4 tools/train_det.py --splits 0")])
+def test_a_recorded_command(argv, processes, line):
+    """Quoted for a shell, without --resume, with its launcher."""
+    assert recorded_command(argv, processes) == line
 
 
-def test_whatever_breaks_in_a_part_is_told_at_its_place(capsys):
-    """A mistake of the user's by its message, any other by its kind, too, and on stderr."""
-    def broken(error):
-        raise error
-
-    def half():
-        yield plain_table("t", ["a"], [["1"]])
-        raise OSError("disk is full")
-
+def test_commands_follow_their_own_checkout(tmp_path, image_folder):
+    """Runs and an evaluation of three revisions and an unknown one: the source changes right before what needs it."""
+    for name, rule, revision in (("a", "simclr", "1" * 40), ("b", "gim", "2" * 40 + "-dirty"), ("c", "loco", None)):
+        edit(write_pretraining(tmp_path / name, rule, image_folder) / "run.json", git_revision=revision)
+    edit(write_linear(tmp_path / "a", 40.0, demo_identity("simclr")), git_revision="3" * 40)
+    edit(write_pretraining(tmp_path / "damaged", "gim", image_folder, seed=1) / "run.json", argv=None, git_revision=None)
     section = Section("here", "Here")
-    section.add("Half", half)
-    assert [block.kind for block in section.blocks] == ["table", "missing"] and section.blocks[1].reason == "disk is full"
-    section = Section("here", "Here")
-    section.add("First", broken, ValueError("no such\nfile"))
-    section.add("Second", broken, KeyError("x"))
-    assert [(part.title, part.reason, part.anchor) for part in section.missing] == [
-        ("First", "no such file", "here-missing-1"), ("Second", "KeyError: 'x'", "here-missing-2")]
-    assert capsys.readouterr().err == "warning: Second is missing in the report: KeyError: 'x'\n"
+    commands(section, read_inputs([tmp_path]))
+    blocks = [block for block in section.blocks if isinstance(block, Commands)]
+    shown = [line if line.startswith("git") else block.title.partition(":")[0].rpartition("/")[2]
+             for block in blocks for line in block.lines]
+    assert shown == ["c", f"git checkout {'1' * 40}", "a", f"git checkout {'2' * 40}", "b", f"git checkout {'3' * 40}",
+                     "linear_cifar10.json"]
+    assert blocks[0].notes and blocks[3].notes and not blocks[1].notes
+    assert [part.title for part in section.missing] == [f"Command of {tmp_path}/damaged/run.json"]
 
 
-@pytest.mark.parametrize("rule", ["loco", "simclr"])
-def test_the_command_of_a_pretraining_computes_the_same(tmp_path, image_folder, monkeypatch, rule):
-    """What tools/pretrain.py makes of the command's arguments has the fingerprint of the config that was run."""
-    monkeypatch.chdir(ROOT)
-    options = {"randomness": dict(seed=3), "train_dataloader.dataset.views.size": 32, "optim_wrapper.optimizer.lr": 1e-05,
-               "param_scheduler.0.start_factor": 0.5, "optim_wrapper.optimizer.betas": [0.9, 0.95],
-               "model.autocast": "bfloat16"}
-    folder = write_pretraining(tmp_path / "my run", rule, image_folder, options=options)
-    run = read_run(folder)
-    line, notes = run_command(run)
-    assert notes == []
-    python, tool, *arguments = shlex.split(line)
-    assert (python.rpartition("/")[2], tool) == ("python", "tools/pretrain.py")
-    parser = argparse.ArgumentParser()
-    parser.add_argument("config")
-    add_config_arguments(parser, "")
-    args = parser.parse_args(arguments)
-    assert args.data_root == str(image_folder) and args.work_dir == str(folder)
-    config = load_config(args.config, args, "", ())
-    config.pop("synthetic_data")  # --data-root does
-    config.train_dataloader.dataset.data_root = args.data_root
-    assert config_fingerprint(config.to_dict())[0] == config_fingerprint(run.config)[0]
+def test_tables_of_the_papers_stand_where_a_number_of_theirs_does(tmp_path):
+    """Beside ours of the same method, encoder and epochs; other methods are in the general table."""
+    write_run(tmp_path / "a", identity("loco", 100), [5.0, 6.0])
+    write_run(tmp_path / "b", identity(demo_identity("loco", epochs=3)["method"], 3), [5.0, 6.0], dataset="cityscapes")
+    tables = list(result_tables(read_inputs([tmp_path])))
+    assert ["--table" in table.command for table in tables[:2]] == [False, True] and "loco-3" in tables[1].command
+    assert not any("loco-2" in table.command for table in tables if table.command)
+    splits = tables[-1]
+    assert splits.title == "AP of every split" and splits.folded and splits.command is None
+    assert [row[0] for row in splits.rows] == ["a/split_0", "a/split_1", "b/split_0", "b/split_1"]
+    assert splits.header[3:6] == ["AP^bb", "AP50^bb", "AP75^bb"] and splits.rows[0][3:6] == ["5.00", "50.00", "50.00"]
 
 
-DATA = dict(source="folder", options={}, root="mine", train_split="train", test_split="val", limit=None)
-BARE = dict(encoder=dict(type="resnet18", stem="small"), meta={})
-PRETRAINED = dict(encoder=dict(type="resnet18"), meta={"rule": "loco"})
-ADAM = dict(name="adam", epochs=20, batch_size=64, lr=0.001, weight_decay=1e-6, image_size=32)
-
-
-@pytest.mark.parametrize(("record", "expected"), [
-    (dict(kind="linear_adam", encoder=BARE, data=DATA | dict(limit=100), seed=2, protocol=ADAM | dict(autocast="bfloat16")),
-     dict(protocol="adam", encoder="resnet18", encoder_options=dict(stem="small"), data_root="/images/mine", limit=100,
-          seed=2, epochs=20, batch_size=64, lr=0.001, weight_decay=1e-6, image_size=32, autocast="bfloat16")),
-    (dict(kind="knn", encoder=PRETRAINED, data=DATA | dict(root="other", options=dict(file="my-list.txt")), seed=0,
-          protocol=dict(name="knn", k=20, temperature=0.1, image_size=64)),
-     dict(encoder=None, data="folder", data_options=dict(file="my-list.txt"), data_root="DATA/other", k=20, temperature=0.1,
-          image_size=64)),
-    (dict(kind="analysis_probes", encoder=PRETRAINED, data=DATA, seed=1, image_size=32,
-          protocol=dict(name="adam", epochs=7, batch_size=8, lr=0.001)),
-     dict(what="probes", protocol="adam", epochs=7, batch_size=8, image_size=32, seed=1, test_split="val")),
-    (dict(kind="analysis_spectrum", encoder=PRETRAINED, seed=1, image_size=32,
-          data=dict(source="folder", options={}, root="mine", split="val", limit=500), protocol=dict(points="blocks")),
-     dict(what="spectrum", points="blocks", split="val", limit=500, image_size=32, seed=1, data_root="/images/mine")),
-    (dict(kind="analysis_memory", encoder=BARE, batch_size=8, image_size=32),
-     dict(what="memory", batch_size=8, image_size=32, encoder="resnet18")),
-], ids=["adam", "knn", "probes", "spectrum", "memory"])
-def test_the_command_of_a_readout_has_its_options(record, expected):
-    """What the tool's parser makes of the command are the options that the record tells."""
-    line, notes = record_command(record, "x.pth", {"mine": "/images/mine"})
-    _, tool, *arguments = shlex.split(line)
-    parser = argparse.ArgumentParser()
-    if tool == "tools/analyze.py":
-        add_analysis_arguments(parser)
-    else:
-        add_readout_arguments(parser)
-        for name, kind in dict(protocol=str, epochs=int, lr=float, weight_decay=float, k=int, temperature=float).items():
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind)
-    found = vars(parser.parse_args(arguments))
-    assert {name: found[name] for name in expected} == expected
-    assert bool(notes) == ("DATA" in str(expected.get("data_root")))
-
-
-def test_logs_tell_duration_machine_and_config(tmp_path, image_folder):
-    """Sessions are added up; a log that was cut off within a line still tells what it has."""
-    folder = write_pretraining(tmp_path / "run", "simclr", image_folder, epochs=1)
-    second = folder / "20260102_000000"
-    second.mkdir()
-    (second / "20260102_000000.log").write_text("2026/01/02 00:00:00 - mmengine - INFO - go on\n"
-                                                "2026/01/02 00:00:30 - mmengine - INFO - Epo")
-    logs = read_run_logs(folder)
-    assert logs.seconds == 150 + 30
-    assert read_run_logs(tmp_path).seconds is None
-    assert logs.config["config_file"] == "configs/pretrain/simclr_resnet18_demo.py"
-    assert logs.config["train_dataloader"]["dataset"]["data_root"] == str(image_folder)
-    shutil.rmtree(second)
-    assert read_run_logs(folder).environment == {
-        "platform": "linux", "Python": "3.11.7", "PyTorch": "2.12.1", "GPU": "NVIDIA X100 (GPU 0,1)"}
-
-
-def test_a_dumped_config_is_not_executed(tmp_path):
-    """Whatever code it holds: it is read as data, or not at all."""
-    file = tmp_path / "1" / "vis_data" / "config.py"
-    file.parent.mkdir(parents=True)
-    file.write_text(f"a = dict(b=[1, (2.5, None)], c={{'d': True}})\n\nopen({str(tmp_path / 'made')!r}, 'w')\n")
-    assert read_run_logs(tmp_path).config == {"a": {"b": [1, (2.5, None)], "c": {"d": True}}}
-    file.write_text(f"a = open({str(tmp_path / 'made')!r}, 'w')\n")
-    assert read_run_logs(tmp_path).config == {}
-    assert not (tmp_path / "made").exists()
-
-
-def test_names_are_escaped(tmp_path, synthetic_root):
-    """Folders and data sets may be called anything: in the page they are text, copied they are what they were."""
+def test_names_are_escaped(tmp_path):
+    """Folders, methods and data sets may be called anything: in the page they are text, copied they are what they were."""
     name = "<script>alert('x')</script>&|"
-    write_detection(tmp_path / "<i>run" / "1", demo_run("random", [5.0, 6.0]), synthetic_root)
-    results = tmp_path / "<i>run" / "1" / "results.json"
-    results.write_text(results.read_text().replace('"dataset": "demo"', f'"dataset": "{name}"'))
+    method = dict(identity("loco")["method"], label="<u>mine</u>", key="mine")
+    write_run(tmp_path / "<i>run" / "1", identity(method), [5.0, 6.0], dataset=name)
     text = written(tmp_path)
-    assert "<i>" not in text and "alert('x')" not in text
+    assert not any(tag in text for tag in ("<i>", "<u>", "alert('x')"))
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&amp;| AP<sup>bb</sup>" in text
-    assert "&lt;i&gt;run" in text
+    assert "&lt;i&gt;run" in text and "&lt;u&gt;mine" in text
 
 
-def test_the_legend_above_a_table_is_shown():
-    """Its headings are numbered where they would be long; lines above say what they mean."""
-    table = plain_table("accuracy", ["K", "CIFAR-10 (1)"], [["4", "45.8"]])
-    assert table.legend == []
-    legend = "- CIFAR-10 (1): linear | Adam\n- CIFAR-10 (2): kNN\n\n"
-    with_legend = replace(table, markdown=legend + table.markdown)
-    assert with_legend.legend == ["CIFAR-10 (1): linear | Adam", "CIFAR-10 (2): kNN"]
-    assert (with_legend.header, with_legend.rows) == (table.header, table.rows)
+def test_a_table_of_texts():
+    """Pipes and line breaks do not break its copies; what is empty is missing."""
+    table = text_table("t", ["a|b", "n"], [["x|\ny", "1.5 ± 0.1 (-3.2)"], ["", ""]])
+    assert table.rows == [["x| y", "1.5 ± 0.1 (-3.2)"], ["–", "–"]]
+    assert table.markdown == "| a\\|b | n |\n| --- | --- |\n| x\\| y | 1.5 ± 0.1 (-3.2) |\n| – | – |\n"
+    assert r"a|b & n \\" in table.latex and "multicolumn" not in table.latex
 
 
-def test_tables_survive_the_way_through_markdown():
-    """What is shown is read from the Markdown that is copied: cells with pipes, headings over rows, missing values."""
-    table = plain_table("t", ["a|b", "n"], [["x|y", "1.5 ± 0.1 (-3.2)"], ["", ""]])
-    assert table.header == ["a|b", "n"] and [row.cells for row in table.rows] == [["x|y", "1.5 ± 0.1 (-3.2)"], ["–", "–"]]
-    assert r"a|b & n \\" in table.latex and r"x|y & 1.5 ± 0.1 (-3.2) \\" in table.latex
-    headed = Table("t", "| a | b |\n| --- | ---: |\n| **100 epochs** |  |\n| r | 2 |\n", "")
-    assert [(row.heading, row.cells) for row in headed.rows] == [("100 epochs", ["**100 epochs**", ""]), (None, ["r", "2"])]
+@pytest.mark.parametrize(("value", "text"), [
+    (None, ""),
+    (3, "3"),
+    (dict(type="resnet18"), "resnet18"),
+    (dict(type="AdamW", lr=0.1, betas=[0.9, 0.99]), "AdamW (lr=0.1, betas=[0.9, 0.99])"),
+    (dict(seed=1, a=dict(b=2)), "seed=1, a.b=2"),
+    ([dict(type="LinearLR", end=1), dict(type="Cosine")], "LinearLR (end=1); Cosine"),
+])
+def test_options_in_words(value, text):
+    """The type first, nested ones by dotted names."""
+    assert options_text(value) == text
 
 
 @pytest.mark.parametrize(("cell", "number"), [
@@ -248,14 +156,14 @@ def test_tables_survive_the_way_through_markdown():
     ("133 MB", 133e6), ("2 KiB", 2048), ("5 of 5", 1), ("100 of 800 epochs", 0.125), ("0 of 0", 0), ("5 min 03 s", 5),
     ("06228e2072", None), ("2026-01-01", None), ("", None), ("loco", None)])
 def test_the_number_that_a_cell_is_sorted_by(cell, number):
-    """Prefixes of units are resolved, progress is a share; hashes and dates are no numbers."""
+    """Prefixes of units are resolved, progress is a share; hashes and dates are not numbers."""
     assert sort_number(cell) == (None if number is None else pytest.approx(number))
 
 
 def test_columns_of_numbers():
     """Those of which every cell that is not missing begins with a number."""
     rows = [["1.5 ± 0.1", "06228e2072", "5 of 5", "2026-01-01"], ["-3%", "11", "", "7"]]
-    table = plain_table("t", ["a", "b", "c", "d"], rows)
+    table = text_table("t", ["a", "b", "c", "d"], rows)
     assert numeric_columns(table) == [True, False, True, False]
 
 
@@ -263,41 +171,54 @@ def test_columns_of_numbers():
     (None, ""), (0.4, "0 s"), (99.4, "99 s"), (100, "1 min 40 s"), (3599.6, "60 min 00 s"), (11_100, "3 h 05 min")])
 def test_durations(seconds, text):
     """Two units at most."""
-    assert spelled_seconds(seconds) == text
+    assert duration_text(seconds) == text
 
 
-def test_the_tool_prints_the_path(tmp_path, synthetic_root, run_tool):
-    """The file's path alone goes to stdout; folders without runs and places that are none are one line and exit code 2."""
-    write_detection(tmp_path / "run", demo_run("random", [5.0, 6.0]), synthetic_root)
+@pytest.mark.parametrize(("log", "message"), [
+    ("a\nTraceback (most recent call last):\n  File x\nValueError: no\n", "ValueError: no"),
+    ("RuntimeError: CUDA error\nFor debugging consider this\n  and that\n[W] a warning\n", "RuntimeError: CUDA error"),
+    ("OSError: try again\n2026/01/01 12:00:00 - mmengine - INFO - Epoch(train) [1]\n", ""),
+    ("OSError: try again\n" + "on it goes\n" * 20, ""),
+    ("error: loss is nan\n", "error: loss is nan"), ("", "")])
+def test_a_log_that_ends_in_an_error(tmp_path, log, message):
+    """An error after which the run went on does not count."""
+    (tmp_path / "step.log").write_text(log)
+    assert last_error(tmp_path / "step.log")[0] == message
+    assert last_error(tmp_path / "none.log") == ("", "")
+
+
+def test_paths_are_those_of_the_projects_root(tmp_path, monkeypatch):
+    """Wherever the report is written from, commands name files as they are typed in the root."""
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(ROOT / "configs") == "configs"
+    assert shown_path("run") == str(tmp_path / "run")
+    (figure,) = draw("units", [ROOT / "configs/pretrain/loco_resnet18_demo.py"])
+    assert figure.command == "python tools/visualize.py units configs/pretrain/loco_resnet18_demo.py"
+
+
+def test_the_tool_prints_the_path(tmp_path, run_tool):
+    """The file's path alone goes to stdout; folders without runs are one line on stderr."""
+    write_run(tmp_path / "run", identity("random"), [5.0, 6.0])
     out = tmp_path / "new" / "report.html"
     finished = run_tool("report", tmp_path / "run", "-o", out, "--gallery", "0")
     assert (finished.returncode, finished.stdout) == (0, f"{out}\n"), finished.stderr
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
     (tmp_path / "empty").mkdir()
-    assert_one_line_error(run_tool("report", tmp_path / "empty", "-o", out), tmp_path / "empty", "tools/train_det.py")
+    assert_one_line_error(run_tool("report", tmp_path / "empty", "-o", out), tmp_path / "empty")
 
 
-@pytest.mark.parametrize(("directory", "out", "message"), [
-    ("nowhere", "report.html", "nowhere is not a folder"), ("run", "run", "run is a folder; name the file to write")])
-def test_bad_places(tmp_path, directory, out, message):
+@pytest.mark.parametrize(("directory", "out"), [("nowhere", "report.html"), ("run", "run")])
+def test_bad_places(tmp_path, directory, out):
     """What does not exist, and what cannot be written, is said with its name."""
     (tmp_path / "run").mkdir()
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path / directory)):
         render.write_report([tmp_path / directory], tmp_path / out)
 
 
-def test_the_demos_table_outlives_its_report(tmp_path, synthetic_root):
-    """A report that cannot be made is one line of the demo's summary; one that can is told by its path."""
+def test_the_demos_table_outlives_its_report(tmp_path):
+    """A report that cannot be made is one line of the demo's summary; of one that can it is the path."""
     line = _report_line(tmp_path)
-    assert line.startswith("Report: not written, ValueError: nothing to report below") and "\n" not in line
-    write_detection(tmp_path / "run", demo_run("random", [], requested=1), synthetic_root)
+    assert "ValueError" in line and "\n" not in line
+    write_run(tmp_path / "run", identity("random"), [], requested=1)
     assert _report_line(tmp_path) == f"Report: {tmp_path / 'report.html'}"
     assert (tmp_path / "report.html").is_file()
-
-
-def test_finished_runs_are_told(tmp_path, image_folder):
-    """State, method, and what was run on what, in words."""
-    run = read_run(write_pretraining(tmp_path / "a", "loco", image_folder))
-    assert (run.state, run.method, run.progress, run.seconds) == (FINISHED, "LoCo", "5 of 5 epochs", 150)
-    facts = dict(run.facts)
-    assert facts["images"] == str(image_folder) and facts["views"] == "40 px" and facts["encoder"] == "resnet18"

@@ -1,4 +1,4 @@
-"""Figures of analyses: what is averaged and told apart, values that are drawn, work directories, equal bytes, bad input."""
+"""Figures of analyses: what is averaged and what is not, values that are drawn, work directories, equal bytes, bad input."""
 
 from __future__ import annotations
 
@@ -9,37 +9,35 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from pretrain.figures.analyses import FLOOR, draw_kept, draw_probes, draw_spectrum
-from pretrain.figures.style import method_color, save_figure
-from pretrain.methods import method_of_record, named_method
+from pretrain.figures.style import METHOD_COLORS, method_color, save_figure
+from pretrain.results.method import random_identity, shown_method, standard_method
+from pretrain.results.store import ANALYSIS, PRETRAINING, measurement, new_record, write_record
 
 NAMES = ["res2.1", "res2.2", "res3.1", "res3.2"]
 UNITS = ["block1", "res2", "res3"]
+K8 = dict(type="decoupled", k=8)
 
 
-def origin(seed, **record):
-    """An encoder's origin as readouts record it; ``record`` is what it was pretrained with."""
-    if not record:
-        return dict(file="random", sha256=None, encoder=dict(type="resnet18"), seed=seed, meta={})
-    meta = dict(record, seed=seed, epoch=3, settings=dict(batch_size=256), config_sha256=f"of seed {seed}")
-    return dict(file="epoch_3.pth", sha256=f"{seed}", encoder=dict(type="resnet18"), seed=None, meta=meta)
+def identity(seed=0, rule=None, objective=None, **setting):
+    """That of a pretraining by a rule, or of random weights without one."""
+    if rule is None:
+        return random_identity("resnet18", seed)
+    return dict(method=standard_method(rule, objective), repetition=dict(seed=seed),
+                setting=dict(encoder=dict(type="resnet18"), epochs=3, batch_size=256) | setting)
 
 
-def write(folder, what, name, origin, **content):
-    """Writes an analysis as tools/analyze.py does, and returns the record."""
-    data = dict(source="cifar10", root="data", train_images=100, fingerprint="f", limit=None)
-    checkpoint = folder / name / "epoch_3.pth"
-    record = dict(kind=f"analysis_{what}", method="told by the encoder", checkpoint=str(checkpoint), encoder=origin,
-                  data=data, seed=0, image_size=32, **content)
-    file = checkpoint.with_suffix(".readout") / f"analysis_{what}_cifar10.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(record))
-    return record
+def write(folder, what, name, identity, rows, details, **protocol):
+    """Writes an analysis of ``<name>/epoch_3.pth`` as tools/analyze.py does."""
+    record = new_record(ANALYSIS, identity, {"name": what, **protocol}, rows, details=details)
+    write_record(folder / name / "epoch_3.readout" / f"analysis_{what}_cifar10.json", record)
 
 
-def write_probes(folder, name, accuracies, seed=0, ends=(), **record):
-    blocks = [dict(block=i, name=block, stage=block[:4], end_of_unit=block in ends, top1=value, train_top1=99.0)
-              for i, (block, value) in enumerate(zip(NAMES, accuracies, strict=True))]
-    write(folder, "probes", name, origin(seed, **record), protocol=dict(name="adam"), blocks=blocks)
+def write_probes(folder, name, accuracies, seed=0, ends=(), protocol=None, **options):
+    blocks = [dict(block=i, name=block, stage=block[:4], end_of_unit=block in ends) for i, block in enumerate(NAMES)]
+    rows = [measurement("cifar10", "probes", metric, value, stage=block)
+            for block, top1 in zip(NAMES, accuracies, strict=True)
+            for metric, value in (("top1", top1), ("train_top1", 99.0))]
+    write(folder, "probes", name, identity(seed, **options), rows, dict(blocks=blocks), **(protocol or {}))
 
 
 def assert_equal_bytes(draw, tmp_path):
@@ -52,7 +50,7 @@ def test_probes_average_over_seeds_only(tmp_path):
     """Three seeds are a mean and a band of their sample deviation; another rule and random weights have their own lines."""
     accuracies = np.random.default_rng(0).uniform(20, 60, (3, 4))
     for seed, values in enumerate(accuracies):
-        write_probes(tmp_path, f"loco_{seed}", values.tolist(), seed, ends=["res2.2", "res3.2"], rule=dict(type="loco"))
+        write_probes(tmp_path, f"loco_{seed}", values.tolist(), seed, ends=["res2.2", "res3.2"], rule="loco")
     write_probes(tmp_path, "simclr", [10, 20, 30, 40], ends=["res3.2"], rule="simclr")
     write_probes(tmp_path, "untrained", [9, 8, 7, 6])
     drawing = draw_probes([tmp_path])
@@ -65,34 +63,42 @@ def test_probes_average_over_seeds_only(tmp_path):
     drawn = {line.get_label(): line for line in axis.lines}
     np.testing.assert_allclose(drawn["LoCo"].get_ydata(), accuracies.mean(axis=0))
     assert drawn["LoCo"].get_markevery() == [1, 3] and drawn["random"].get_markevery() == []
-    assert drawn["LoCo"].get_color() == method_color(named_method("loco"))
+    assert drawn["LoCo"].get_color() == METHOD_COLORS["loco"]
     [band] = axis.collections
     np.testing.assert_allclose(band.get_paths()[0].get_extents().y1, (accuracies.mean(0) + accuracies.std(0, ddof=1)).max())
     assert [label.get_text() for label in axis.get_xticklabels()] == NAMES
     assert_equal_bytes(lambda: draw_probes([tmp_path]), tmp_path / "figures")
 
 
-def test_runs_that_differ_in_more_than_seeds_are_told_apart(tmp_path):
-    """Two pretrainings of one rule that were not set up alike are two lines, called by their folders."""
-    write_probes(tmp_path, "short", [1, 2, 3, 4], rule="gim", max_epochs=3)
-    write_probes(tmp_path, "long", [2, 3, 4, 5], rule="gim", max_epochs=9)
-    lines = draw_probes([tmp_path / "short", tmp_path / "long"]).numbers["lines"]
-    assert [(line["method"], line["top1"][0]) for line in lines] == [("GIM (short)", 1), ("GIM (long)", 2)]
+def test_what_differs_in_more_than_seeds_has_a_line_of_its_own(tmp_path):
+    """Variants of one rule, settings, protocols: each is named by what differs, whatever the folders are called."""
+    variants = {
+        "a": dict(rule="gim"), "b": dict(rule="gim", epochs=9), "c": dict(rule="gim", protocol=dict(image_size=64)),
+        "d": dict(rule=dict(type="loco", window=3)), "e": dict(rule="loco"),
+        "f": dict(rule="gim", objective=dict(temperature=0.2)),
+    }
+    for place, (name, options) in enumerate(variants.items()):
+        write_probes(tmp_path, name, [place, 2, 3, 4], **options)
+    lines = {line["top1"][0]: line["method"] for line in draw_probes([tmp_path]).numbers["lines"]}
+    assert lines == {
+        0: "GIM, temperature=0.1 (epochs=3)", 1: "GIM, temperature=0.1 (epochs=9)",
+        2: "GIM, temperature=0.1 (image_size=64, epochs=3)", 3: "LoCo, window 3", 4: "LoCo", 5: "GIM, temperature=0.2"}
 
 
 def test_spectra_are_relative_and_cut(tmp_path):
     """Values are divided by the largest and cut at the floor; ranks are averaged over seeds; encoders may lack a stage."""
     def point(name, values, rank):
-        return dict(name=name, block=1, features=len(values), singular_values=values, effective_rank=rank,
-                    participation_ratio=1.0)
+        return dict(name=name, block=1, features=len(values), singular_values=values, effective_rank=rank)
 
-    subsampled = dict(rule=dict(type="decoupled", k=4), settings=dict(subsampling=dict(threshold=0.0)))
+    def write_spectrum(name, seed, points, **options):
+        rows = [measurement("cifar10", "spectrum", "effective_rank", each["effective_rank"], stage=each["name"])
+                for each in points]
+        write(tmp_path, "spectrum", name, identity(seed, **options), rows, dict(points=points, images=50))
+
+    k4 = dict(type="decoupled", k=4)
     for seed, rank in enumerate([2.0, 3.0]):
-        write(tmp_path, "spectrum", f"k4_{seed}", origin(seed, rule=dict(type="decoupled", k=4)), images=50,
-              points=[point("res2", [4.0, 2.0, 0.0], rank), point("res3", [2.0, 1.0], 1.5)])
-    meta = dict(origin(0, rule="x")["meta"], **subsampled)
-    write(tmp_path, "spectrum", "sub", dict(origin(0, rule="x"), meta=meta), images=50,
-          points=[point("res2", [1, 0.1], 5.0)])
+        write_spectrum(f"k4_{seed}", seed, [point("res2", [4.0, 2.0, 0.0], rank), point("res3", [2.0, 1.0], 1.5)], rule=k4)
+    write_spectrum("sub", 0, [point("res2", [1, 0.1], 5.0)], rule=k4, objective=dict(threshold=0.0))
     drawing = draw_spectrum([tmp_path])
     ranks = drawing.numbers["points"]
     assert list(ranks) == ["res2", "res3"]
@@ -114,7 +120,7 @@ def kept_values(seed):
     return np.random.default_rng(seed).uniform(0, 1, (len(UNITS), 2, 5))
 
 
-def write_log(work_dir, values, threshold=0.3):
+def write_log(work_dir, values, threshold=0.3, seed=0):
     """A work directory of a pretraining in epochs of two logged iterations."""
     lines = []
     for step in range(values.shape[2]):
@@ -125,23 +131,20 @@ def write_log(work_dir, values, threshold=0.3):
     file = work_dir / "20260101_000000/vis_data/scalars.json"
     file.parent.mkdir(parents=True)
     file.write_text("\n".join(lines))
-    model = dict(rule=dict(type="decoupled", k=8), subsampling=dict(threshold=threshold))
-    config = dict(model=model, train_cfg=dict(max_epochs=3), train_dataloader={})
-    (work_dir / "run.json").write_text(json.dumps(dict(config=config)))
+    trained = identity(seed, K8, dict(threshold=threshold))
+    write_record(work_dir / "run.json", new_record(PRETRAINING, trained, {"name": PRETRAINING}))
 
 
-def write_kept(folder, values, epochs):
-    rule = dict(rule=dict(type="decoupled", k=8))
-    meta = dict(origin(0, **rule)["meta"], settings=dict(subsampling=dict(threshold=0.3)))
+def write_kept(folder, values, epochs, seed=0, **setting):
     shares = {f"kept_{sign}": {unit: values[i, j].tolist() for i, unit in enumerate(UNITS)}
               for j, sign in enumerate(("positive", "negative"))}
     shares["kept_negative"]["res3"][0] = None  # the unit was not trained then
-    write(folder, "kept", "sub", dict(origin(0, **rule), meta=meta), units=UNITS, iterations=list(range(1, 6)),
-          epochs=epochs, last_epoch={}, **shares)
+    write(folder, "kept", "sub", identity(seed, K8, dict(threshold=0.3), **setting), [],
+          dict(units=UNITS, epochs=epochs, **shares))
 
 
 def test_kept_pairs_of_logs_and_of_analyses_are_drawn_alike(tmp_path):
-    """A log and its analysis give the same lines in percent, but for values that the analysis says there are none of."""
+    """A log and its analysis give the same lines in percent, but for values that the analysis does not have."""
     values, epochs = kept_values(0), [0.5, 1.0, 1.5, 2.0, 2.5]
     write_log(tmp_path / "run", values)
     write_kept(tmp_path / "analysed", values, epochs)
@@ -153,20 +156,20 @@ def test_kept_pairs_of_logs_and_of_analyses_are_drawn_alike(tmp_path):
                 known = slice(1 if drawing is drawings[1] and (i, j) == (2, 1) else 0, None)
                 np.testing.assert_allclose(line.get_ydata(), 100 * values[i, j][known])
                 np.testing.assert_allclose(line.get_xdata(), epochs[known])
-                told = drawing.numbers["runs"][0]["units"][UNITS[i]][sign]
-                assert told == {"epoch": line.get_xdata().tolist(), "percent": line.get_ydata().tolist()}
+                numbers = drawing.numbers["runs"][0]["units"][UNITS[i]][sign]
+                assert numbers == {"epoch": line.get_xdata().tolist(), "percent": line.get_ydata().tolist()}
         names = [text.get_text() for text in drawing.figure.axes[1].get_legend().get_texts()]
         assert names == UNITS[::-1]
-    top = method_color(method_of_record(dict(rule=dict(type="decoupled", k=8))))
+    top = method_color(shown_method(standard_method(K8)))
     assert drawings[0].figure.axes[0].lines[-1].get_color() == pytest.approx(to_rgb(top))
     assert_equal_bytes(lambda: draw_kept([tmp_path / "run", tmp_path / "analysed"]), tmp_path / "figures")
 
 
-def test_lines_of_one_rule_are_told_apart(tmp_path):
+def test_lines_of_one_rule_look_different(tmp_path):
     """Twelve pretrainings of one rule that were set up differently, in folders of awkward names: no two look alike."""
     for index in range(12):
         write_probes(tmp_path, f"_a $x_{{$ {'long ' * 12}{index}", [1, 2, 3, 4 + index], ends=["res3.2"], rule="gim",
-                     max_epochs=index)
+                     epochs=index)
     drawing = draw_probes([tmp_path])
     lines = drawing.figure.axes[0].lines
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
@@ -179,16 +182,16 @@ def test_lines_of_one_rule_are_told_apart(tmp_path):
 
 def test_kept_pairs_are_found_below_folders(tmp_path):
     """Logs and analyses below one folder are drawn; an analysis of a drawn run and a run on all pairs are left out."""
+    epochs = [0.5, 1.0, 1.5, 2.0, 2.5]
     write_log(tmp_path / "a", kept_values(0))
     write_log(tmp_path / "plain", kept_values(1), threshold=None)
-    write_kept(tmp_path / "analysed", kept_values(2), [0.5, 1.0, 1.5, 2.0, 2.5])
-    record = next((tmp_path / "analysed").rglob("analysis_kept*.json"))
-    own = json.loads(record.read_text()) | dict(checkpoint=str(tmp_path / "a/epoch_3.pth"))
-    (tmp_path / "a/epoch_3.readout").mkdir()
-    (tmp_path / "a/epoch_3.readout/analysis_kept.json").write_text(json.dumps(own))
+    write_kept(tmp_path / "other_seed", kept_values(2), epochs, seed=1)
+    write_kept(tmp_path / "same_run", kept_values(3), epochs, epochs_done=2)
     drawing = draw_kept([tmp_path])
+    assert [run["method"] for run in drawing.numbers["runs"]] == ["decoupled, K = 8, T = 0.3"] * 2
     shares = [run["units"]["res2"]["positive"]["percent"] for run in drawing.numbers["runs"]]
     np.testing.assert_allclose(shares, [100 * kept_values(seed)[1, 0] for seed in (0, 2)])
+    assert len(drawing.figure.axes) == 2  # repetitions share a row
     assert all(line.get_linestyle() == "--" for axis in drawing.figure.axes for line in axis.lines)
     assert all(tick == round(tick) for tick in drawing.figure.axes[0].get_xticks())
 
@@ -196,10 +199,13 @@ def test_kept_pairs_are_found_below_folders(tmp_path):
 def test_bad_input(tmp_path):
     """Nothing to draw says what to run, and a pretraining on all pairs is not drawn as if it had kept none."""
     for what, draw in (("probes", draw_probes), ("spectrum", draw_spectrum), ("kept", draw_kept)):
-        with pytest.raises(ValueError, match=f"no results of tools/analyze.py --what {what}"):
+        with pytest.raises(ValueError, match=f"tools/analyze.py CHECKPOINT --what {what}"):
             draw([tmp_path])
         with pytest.raises(ValueError, match="missing does not exist"):
             draw([tmp_path / "missing"])
+    write(tmp_path, "probes", "damaged", identity(), [], dict(points=[]))
+    with pytest.raises(ValueError, match="lacks blocks"):
+        draw_probes([tmp_path])
     write_log(tmp_path / "plain", kept_values(0), threshold=None)
-    with pytest.raises(ValueError, match="plain logged no kept pairs: it trained on all of them"):
+    with pytest.raises(ValueError, match="plain logged no kept pairs"):
         draw_kept([tmp_path / "plain"])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from pretrain.figures.curves import draw_accuracy, draw_curves, draw_learning_rate, draw_throughput, group_runs
+from pretrain.figures.curves import draw_curves, group_runs
 from pretrain.figures.style import METHOD_COLORS, figure_style, save_figure
+from pretrain.objectives import OBJECTIVES, Objective
+from pretrain.results.method import standard_method
 from pretrain.training_log import read_training_log
 from tests.pretrain.drawn_logs import UNITS, draw_records, draw_run, write_log
 
@@ -20,13 +22,42 @@ def runs(tmp_path):
     return [draw_run(tmp_path / rule, rule) for rule in UNITS]
 
 
+@OBJECTIVES.register_module()
+class ToyLoss(Objective):
+    """An objective that somebody else has written."""
+
+    label = "Toy loss"
+
+    def forward(self, projections):
+        raise NotImplementedError
+
+
+def loss(runs):
+    return draw_curves(runs)["curves"]
+
+
+def accuracy(runs):
+    return draw_curves(runs)["curves_accuracy"]
+
+
+def learning_rate(runs):
+    return draw_curves(runs)["curves_learning_rate"]
+
+
+def throughput(runs):
+    return draw_curves(runs)["curves_throughput"]
+
+
+FIGURES = (loss, accuracy, learning_rate, throughput)
+
+
 def shown(drawing):
     return [ax for ax in drawing.figure.axes if ax.get_visible()]
 
 
 def test_lines_and_numbers_are_the_logs(runs):
     """Every unit's line has the log's losses over the epochs done; the numbers are the same ones."""
-    drawing = draw_curves(runs)
+    drawing = loss(runs)
     assert [ax.get_title() for ax in shown(drawing)] == ["SimCLR", "GIM", "LoCo"]
     for work_dir, ax, numbers in zip(runs, shown(drawing), drawing.numbers["runs"], strict=True):
         log = read_training_log(work_dir)
@@ -41,13 +72,13 @@ def test_lines_and_numbers_are_the_logs(runs):
 
 def test_accuracy_is_in_percent(runs):
     """The log has shares."""
-    values = draw_accuracy(runs[:1]).numbers["runs"][0]["series"]["res5"]["value"]
+    values = accuracy(runs[:1]).numbers["runs"][0]["series"]["res5"]["value"]
     assert values == [100 * value for value in read_training_log(runs[0]).series("accuracy_res5")[1]]
 
 
 @pytest.mark.parametrize(("draw", "label"), [
-    (draw_curves, "training loss (nats)"), (draw_accuracy, "contrastive accuracy (%)"),
-    (draw_learning_rate, "learning rate"), (draw_throughput, "throughput (images/s)"),
+    (loss, "NT-Xent (nats)"), (accuracy, "contrastive accuracy (%)"),
+    (learning_rate, "learning rate"), (throughput, "throughput (images/s)"),
 ])
 def test_axes_say_what_they_show(runs, draw, label):
     """Labels with units, panels with one scale, and a caption that names the methods."""
@@ -61,9 +92,9 @@ def test_axes_say_what_they_show(runs, draw, label):
 
 def test_learning_rate_and_throughput_are_the_logs(runs):
     """One line a run, with the log's values."""
-    for work_dir, line in zip(runs, shown(draw_throughput(runs))[0].lines, strict=True):
+    for work_dir, line in zip(runs, shown(throughput(runs))[0].lines, strict=True):
         np.testing.assert_array_equal(line.get_ydata(), read_training_log(work_dir).series("images_per_second")[1])
-    [line] = shown(draw_learning_rate(runs[:1]))[0].lines
+    [line] = shown(learning_rate(runs[:1]))[0].lines
     np.testing.assert_array_equal(line.get_xydata(), np.transpose(read_training_log(runs[0]).series("lr")))
     assert line.get_color() == METHOD_COLORS["simclr"]
 
@@ -74,23 +105,24 @@ def legend_of(drawing):
 
 def test_equal_schedules_are_one_line(runs, tmp_path):
     """However many runs follow it; what is another schedule is another line."""
-    drawing = draw_learning_rate(runs)
-    assert len(shown(drawing)[0].lines) == 1 and legend_of(drawing) == ["all 3 configs"]
+    drawing = learning_rate(runs)
+    assert len(shown(drawing)[0].lines) == 1 and legend_of(drawing) == ["all 3 settings"]
     assert [run["method"] for run in drawing.numbers["runs"]] == ["SimCLR", "GIM", "LoCo"]
     longer = draw_run(tmp_path / "longer", "loco", epochs=3, max_epochs=3)
-    drawing = draw_learning_rate([*runs, longer])
+    drawing = learning_rate([*runs, longer])
     assert [len(line.get_xdata()) for line in shown(drawing)[0].lines] == [4, 6]
-    assert legend_of(drawing) == ["3 configs: SimCLR; GIM; LoCo", "LoCo (longer)"]
+    assert legend_of(drawing) == ["3 settings: SimCLR; GIM; LoCo", "LoCo (epochs=3)"]
     assert max(line.get_linewidth() for line in shown(drawing)[0].lines) <= 3
 
 
 @pytest.fixture
 def many(tmp_path):
-    """Twelve configs of one method, in folders of long and awkward names."""
-    return [draw_run(tmp_path / f"_a $x_{{$ <b>ü {'a_long_name_' * 5}{index}", max_epochs=2 + index) for index in range(12)]
+    """Twelve settings of one method and of long and awkward names."""
+    data = dict(root=f"_a $x_{{$ <b>ü {'a_long_name_' * 5}")
+    return [draw_run(tmp_path / str(index), data=data | dict(part=index)) for index in range(12)]
 
 
-@pytest.mark.parametrize("draw", [draw_curves, draw_accuracy, draw_learning_rate, draw_throughput])
+@pytest.mark.parametrize("draw", FIGURES)
 def test_nothing_leaves_the_picture_and_panels_stay_large(many, draw):
     """Titles and legends of many runs with long names."""
     figure = draw(many).figure
@@ -108,7 +140,7 @@ def test_nothing_leaves_the_picture_and_panels_stay_large(many, draw):
 
 def test_runs_of_one_method_are_told_apart_in_one_panel(many):
     """No two lines look alike, and the legend has them all, names that begin with an underscore included."""
-    drawing = draw_throughput(many)
+    drawing = throughput(many)
     looks = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in shown(drawing)[0].lines]
     assert len(set(looks)) == 12 == len(legend_of(drawing))
 
@@ -119,64 +151,90 @@ def test_folders_above_stand_for_the_runs_below(runs, tmp_path):
         runs[0], tmp_path / "gim", tmp_path / "loco"]
 
 
-@pytest.mark.parametrize(("model", "loader", "told"), [
-    ({}, {"batch_size": 64}, "batch size (32, 64)"),
-    ({"subsampling": {"threshold": 0.0}}, {"batch_size": 32}, "threshold (none, 0)"),
-    ({}, {"batch_size": 32}, None),
+@pytest.mark.parametrize(("objective", "batch_size", "warning"), [
+    (None, 64, "batch_size (32, 64)"),
+    (dict(threshold=0.0), 32, "threshold (none, 0)"),
+    (dict(temperature=0.5, threshold=0.0), 64, "batch_size (32, 64) or temperature (0.1, 0.5) or threshold (none, 0)"),
+    (dict(type="ToyLoss"), 32, "objective (NTXent, ToyLoss)"),
+    (None, 32, None),
 ])
-def test_what_cannot_be_compared_is_told(tmp_path, model, loader, told):
-    """Losses of unlike batches and thresholds stand on one axis, so the caption warns."""
-    runs = [draw_run(tmp_path / "gim", "gim"), draw_run(tmp_path / "loco")]
-    for work_dir, options, batches in zip(runs, ({}, model), ({"batch_size": 32}, loader), strict=True):
-        record = json.loads((work_dir / "run.json").read_text())
-        record["config"]["model"].update(options)
-        record["config"]["train_dataloader"] = batches
-        (work_dir / "run.json").write_text(json.dumps(record))
-    warning = f" Values of runs that differ in {told} cannot be compared."
-    for draw in (draw_curves, draw_accuracy):
+def test_what_cannot_be_compared_is_named(tmp_path, objective, batch_size, warning):
+    """Losses of unlike batches and objectives stand on one axis, so the caption warns."""
+    runs = [draw_run(tmp_path / "gim", "gim"),
+            draw_run(tmp_path / "loco", method=standard_method("loco", objective), batch_size=batch_size)]
+    for draw in (loss, accuracy):
         caption = draw(runs).caption
-        assert caption.endswith(warning) if told else "compared" not in caption
+        if warning is None:
+            assert "compared" not in caption
+        else:
+            assert caption.endswith(f" Values of runs that differ in {warning} cannot be compared.")
+
+
+def test_an_objective_is_called_by_its_own_name(tmp_path, runs):
+    """Alone it is on the axis; beside another one each stands in its panel's title, and nothing is in nats."""
+    toy = draw_run(tmp_path / "toy", method=standard_method("loco", dict(type="ToyLoss")))
+    drawing = loss([toy])
+    assert shown(drawing)[0].get_ylabel() == "Toy loss" and "Toy loss" in drawing.caption
+    assert "NT-Xent" not in drawing.caption and "nats" not in drawing.caption
+    drawing = loss([runs[0], toy])
+    assert shown(drawing)[0].get_ylabel() == "training loss"
+    assert [ax.get_title() for ax in shown(drawing)] == ["SimCLR\nNT-Xent (nats)", "LoCo, Toy loss\nToy loss"]
+
+
+def test_a_figure_for_each_metric_that_was_logged(tmp_path):
+    """Named after it, of the runs that logged it; of what nobody logged there is none."""
+    spread = [dict(record, spread_res5=0.5) for record in draw_records(["res5"], [5, 10], 12)]
+    own = write_log(tmp_path / "own", [{key: value for key, value in record.items() if "accuracy" not in key}
+                                       for record in spread])
+    drawings = draw_curves([own])
+    assert list(drawings) == ["curves", "curves_spread", "curves_learning_rate", "curves_throughput"]
+    assert shown(drawings["curves_spread"])[0].get_ylabel() == "spread"
+    assert drawings["curves_spread"].numbers["runs"][0]["series"]["res5"]["value"] == [0.5, 0.5]
+    drawings = draw_curves([own, draw_run(tmp_path / "loco")])
+    assert [ax.get_title() for ax in shown(drawings["curves_accuracy"])] == ["LoCo"]
+    assert [ax.get_title() for ax in shown(drawings["curves_spread"])] == ["own"]
 
 
 def test_the_top_unit_has_the_methods_color(runs):
     """In every panel and figure, lighter ones below."""
-    for rule, ax in zip(UNITS, shown(draw_curves(runs)), strict=True):
+    for rule, ax in zip(UNITS, shown(loss(runs)), strict=True):
         np.testing.assert_allclose(ax.lines[-1].get_color(), to_rgb(METHOD_COLORS[rule]))
-    assert [line.get_color() for line in shown(draw_throughput(runs))[0].lines] == [METHOD_COLORS[rule] for rule in UNITS]
+    assert [line.get_color() for line in shown(throughput(runs))[0].lines] == [METHOD_COLORS[rule] for rule in UNITS]
 
 
-def test_seeds_share_a_panel_and_other_configs_do_not(tmp_path):
-    """Runs that differ in their seed alone are one group; another schedule makes another panel that is told apart."""
+def test_seeds_share_a_panel_and_other_settings_and_methods_do_not(tmp_path):
+    """Runs that differ in their seed alone are one group; others have panels whose titles say what differs."""
     seeds = [draw_run(tmp_path / f"seed{seed}", seed=seed) for seed in range(3)]
     longer = draw_run(tmp_path / "longer", max_epochs=3)
-    groups = group_runs([seeds[0], longer, *seeds[1:], seeds[0]])
-    assert [[log.work_dir for log in group.logs] for group in groups] == [seeds, [longer]]
-    assert [group.title for group in groups] == ["LoCo (seed0)", "LoCo (longer)"]
-    panels = shown(draw_curves([*seeds, longer]))
-    assert [ax.get_title() for ax in panels] == ["LoCo (seed0), 3 seeds", "LoCo (longer)\nepoch 2 of 3"]
+    wider = draw_run(tmp_path / "wider", dict(type="loco", window=3))
+    groups = group_runs([seeds[0], longer, *seeds[1:], wider, seeds[0]])
+    assert [[log.work_dir for log in group.logs] for group in groups] == [seeds, [longer], [wider]]
+    assert [group.title for group in groups] == ["LoCo (epochs=2)", "LoCo (epochs=3)", "LoCo, window 3"]
+    panels = shown(loss([*seeds, longer]))
+    assert [ax.get_title() for ax in panels] == ["LoCo (epochs=2), 3 seeds", "LoCo (epochs=3)\nepoch 2 of 3"]
     assert len(panels[0].lines) == 12 and len(panels[0].get_legend().get_texts()) == 4
 
 
 def test_a_run_that_goes_on_is_drawn_as_far_as_it_is(tmp_path):
     """Half-finished runs say so; without the run's record nothing is claimed."""
-    drawing = draw_curves([draw_run(tmp_path / "run", epochs=1, max_epochs=100)])
+    drawing = loss([draw_run(tmp_path / "run", epochs=1, max_epochs=100)])
     assert shown(drawing)[0].get_title() == "LoCo\nepoch 1 of 100"
     assert "epoch 1 of 100" in drawing.caption
     bare = write_log(tmp_path / "bare", draw_records(["res5"], [10], 100))
-    assert shown(draw_curves([bare]))[0].get_title() == "bare"
+    assert shown(loss([bare]))[0].get_title() == "bare"
 
 
 def test_many_units_have_a_legend_that_fits(tmp_path):
     """Of sixteen units six at most are named, the bottom and the top one among them."""
     units = [f"block{index}" for index in range(16)]
-    ax = shown(draw_curves([write_log(tmp_path / "run", draw_records(units, [10, 20], 100))]))[0]
+    ax = shown(loss([write_log(tmp_path / "run", draw_records(units, [10, 20], 100))]))[0]
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert len(ax.lines) == 16 and len(names) <= 6 and names[0] == "block15" and names[-1] == "block0"
 
 
 def test_files_are_equal_for_equal_logs(runs, tmp_path):
     """PNG and SVG, byte for byte."""
-    for draw in (draw_curves, draw_throughput):
+    for draw in (loss, throughput):
         first, second = (save_figure(draw(runs).figure, tmp_path / name) for name in ("one", "two"))
         assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
@@ -184,8 +242,8 @@ def test_files_are_equal_for_equal_logs(runs, tmp_path):
 def test_nothing_to_draw_is_refused(tmp_path):
     """An empty list, a directory that is none, one without log."""
     with pytest.raises(ValueError, match="no training log to draw"):
-        draw_curves([])
+        loss([])
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        draw_curves([tmp_path / "nowhere"])
+        loss([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match="has no training log"):
-        draw_curves([tmp_path])
+        loss([tmp_path])

@@ -15,6 +15,7 @@ from pretrain.figures.style import save_figure
 from pretrain.learner import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.readout.data import CentreView
 from pretrain.readout.encoders import load_encoder
+from pretrain.results.method import standard_method
 
 ENCODER = dict(type="resnet18", width=16, stem="stl")
 
@@ -80,7 +81,7 @@ def expected_euclidean_neighbours(points, labels):
     return np.mean(labels[distance.argmin(axis=1)] == labels)
 
 
-def test_drawing_tells_of_the_encoders_features(synthetic_root):
+def test_numbers_of_a_drawing_are_of_the_encoders_features(synthetic_root):
     """The printed numbers equal those of features that a plain loop over images and stages pools."""
     drawing = draw(synthetic_root, stage="res4")
     source = build_source("coco_objects", synthetic_root, "val")
@@ -109,26 +110,39 @@ def test_same_points_for_every_encoder_and_equal_bytes(synthetic_root, tmp_path)
         assert a.read_bytes() == b.read_bytes()
 
 
+def record_of(rule, **setting):
+    """The record of an exported backbone."""
+    return dict(format=FORMAT, version=FORMAT_VERSION, epoch=5, iter=5, method=standard_method(rule),
+                setting=dict(encoder=ENCODER, epochs=5) | setting, repetition=dict(seed=0))
+
+
+def test_variants_have_titles_of_their_own(synthetic_root, tmp_path):
+    """Methods that differ in anything are not called alike, nor by the names of their files."""
+    encoder, _ = load_encoder("random", ENCODER, seed=5)
+    rules = {"a": dict(type="loco", window=3), "b": "loco"}
+    for name, rule in rules.items():
+        torch.save(dict(state_dict=encoder.state_dict(), meta=record_of(rule)), tmp_path / f"{name}.pth")
+    drawing = draw(synthetic_root, [str(tmp_path / f"{name}.pth") for name in rules])
+    assert [axis.get_title() for axis in drawing.figure.axes] == ["LoCo, window 3", "LoCo"]
+
+
 def test_random_weights_are_of_the_first_files_encoder(synthetic_root, tmp_path):
     """Beside a pretrained encoder the word random needs no options, and gets views of the same size."""
     encoder, _ = load_encoder("random", ENCODER, seed=5)
-    settings = dict(data=dict(views=dict(size=24)))
-    meta = dict(format=FORMAT, version=FORMAT_VERSION, encoder=ENCODER, rule="gim", settings=settings)
-    torch.save(dict(state_dict=encoder.state_dict(), meta=meta), tmp_path / "gim.pth")
+    torch.save(dict(state_dict=encoder.state_dict(), meta=record_of("gim", image_size=24)), tmp_path / "gim.pth")
     choice = ImageChoice("coco_objects", synthetic_root)
     panels = draw_embedding([str(tmp_path / "gim.pth"), "random"], choice, workers=0, device="cpu").numbers["panels"]
     assert [(panel["method"], panel["features"], panel["image_size"]) for panel in panels] == [
         ("GIM", 128, 24), ("random", 128, 24)]
 
 
-def test_checkpoints_of_one_run_are_told_apart(synthetic_root, tmp_path):
+def test_checkpoints_of_one_run_have_unique_titles(synthetic_root, tmp_path):
     """Two epochs of a run have titles that differ, whatever the folder is called."""
     encoder, _ = load_encoder("random", ENCODER, seed=5)
-    meta = dict(format=FORMAT, version=FORMAT_VERSION, encoder=ENCODER, rule="gim", settings={})
     files = [tmp_path / "a $x_{$" / f"epoch_{epoch}.pth" for epoch in (3, 5)]
     files[0].parent.mkdir()
     for file in files:
-        torch.save(dict(state_dict=encoder.state_dict(), meta=meta), file)
+        torch.save(dict(state_dict=encoder.state_dict(), meta=record_of("gim")), file)
     drawing = draw(synthetic_root, [str(file) for file in files])
     save_figure(drawing.figure, tmp_path / "figure")
     assert [axis.get_title() for axis in drawing.figure.axes] == ["GIM\nepoch_3", "GIM\nepoch_5"]

@@ -28,7 +28,7 @@ from pretrain.figures.style import (
     save_figure,
     shades,
 )
-from pretrain.methods import Method, method_of_record, named_method
+from pretrain.results.method import Method, describe_method, foreign_method, shown_method, standard_method
 from tests.conftest import ROOT
 
 
@@ -43,7 +43,7 @@ def draw(stem):
 
 
 def test_equal_figures_are_equal_files(tmp_path):
-    """PNG and SVG, made anew: no dates, no random ids, and nothing of the file's name or the folder."""
+    """PNG and SVG, made again: no dates, no random ids, and nothing of the file's name or the folder."""
     first, second = draw(tmp_path / "a" / "one"), draw(tmp_path / "two")
     assert [file.name for file in first] == ["one.png", "one.svg"]
     for file, again in zip(first, second, strict=True):
@@ -72,15 +72,23 @@ def test_the_style_stays_within_its_block():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def color(*method, **options):
+    return method_color(shown_method(standard_method(*method, **options)))
+
+
 def test_a_method_has_one_color():
-    """Whatever else was done, by name or from a record; lists of units by what they are."""
-    for name, color in METHOD_COLORS.items():
-        assert method_color(named_method(name)) == color
-    assert method_color(method_of_record(dict(rule=dict(type="loco", window=3)))) == METHOD_COLORS["loco"]
-    assert method_color(method_of_record(dict(rule=dict(type="decoupled", k=1)))) == METHOD_COLORS["simclr"]
-    assert method_color(method_of_record(dict(rule="gim", subsampling=dict(threshold=0)))) == METHOD_COLORS["gim"]
-    custom = [method_of_record(dict(rule=[(0, 4), (2, 16)])) for _ in range(2)]
+    """That of its rule, whatever else was done; other methods by what they are, whatever they are called."""
+    for rule in ("simclr", "gim", "loco"):
+        assert color(rule) == METHOD_COLORS[rule]
+    assert color(dict(type="loco", window=3), dict(threshold=0.0)) == METHOD_COLORS["loco"]
+    assert color(dict(type="decoupled", k=8)) == METHOD_COLORS["decoupled8"]
+    assert color(dict(type="decoupled", k=1)) == METHOD_COLORS["simclr"]
+    for source in ("random", "supervised"):
+        assert method_color(shown_method(foreign_method(source))) == METHOD_COLORS[source]
+    stages = {"res2": (0, 4), "res3": (4, 16)}
+    custom = [shown_method(describe_method([(0, 4), (2, 16)], stages=stages)) for _ in range(2)]
     assert method_color(custom[0]) == method_color(custom[1]) in OTHER_COLORS
+    assert method_color(shown_method(foreign_method("file", "loco"))) in OTHER_COLORS
 
 
 def linear(color):
@@ -108,7 +116,7 @@ def lab(rgb):
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def test_methods_are_told_apart_by_colour_blind_readers():
+def test_colours_differ_for_colour_blind_readers():
     """Every two methods' colours stay far apart for people without one kind of cone."""
     for matrix in MISSING_CONES.values():
         seen = [lab(matrix @ linear(color)) for color in METHOD_COLORS.values()]
@@ -129,14 +137,15 @@ def test_shades_run_from_light_to_full():
 
 def test_subsampling_shows_beside_the_plain_rule():
     """Of the same colour, but dashed."""
-    plain, subsampled = Method("gim", "GIM"), Method("gim", "GIM, T = 0", subsampled=True)
+    plain, subsampled = Method("a", "GIM", "gim"), Method("b", "GIM, T = 0", "gim", subsampled=True)
     assert method_dashes(plain) != method_dashes(subsampled)
 
 
 def test_lines_of_one_figure_differ():
     """Rules of one colour get marks and shades; all colours that are left for other rules, too; the rest stays plain."""
-    methods = [Method("gim", "GIM (a)"), Method("gim", "GIM (b)"), Method("gim", "GIM, T = 0", subsampled=True),
-               named_method("loco"), *(named_method(f"own{index}") for index in range(12))]
+    methods = [Method("a", "GIM (a)", "gim"), Method("a", "GIM (b)", "gim"),
+               Method("b", "GIM, T = 0", "gim", subsampled=True), Method("c", "LoCo", "loco"),
+               *(Method(f"own{index}", "own", "own") for index in range(12))]
     styles = line_styles(methods)
     assert len({(to_rgb(style["color"]), style["linestyle"], style["marker"]) for style in styles}) == len(methods)
     assert styles[0]["marker"] != styles[1]["marker"]

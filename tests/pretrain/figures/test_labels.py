@@ -1,11 +1,11 @@
-"""Labels: what tells them apart, and room for long ones."""
+"""Labels: unique ones, and room for long ones."""
 
 from __future__ import annotations
 
 import pytest
 from matplotlib.lines import Line2D
 
-from pretrain.figures.labels import legend_height, outside_legend, told_apart, wrapped
+from pretrain.figures.labels import legend_height, outside_legend, unique_labels_by_path, wrapped
 from pretrain.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_figure
 
 
@@ -18,17 +18,17 @@ from pretrain.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure_style, new_f
     (["v1.5", "v1.6"], ["v1.5", "v1.6"]),
     (["run", "run/split_0/epoch_1.pth"], ["run", "epoch_1"]),
 ])
-def test_equal_labels_are_told_apart(paths, hints):
+def test_equal_labels_get_hints(paths, hints):
     """By as much of the paths as differs, whatever stands before it; others stay as they are."""
-    told = told_apart(["LoCo"] * len(paths) + ["GIM"], [*paths, "x/run"])
-    assert told == [f"LoCo ({hint})" for hint in hints] + ["GIM"]
-    assert len(set(told)) == len(told)
+    unique = unique_labels_by_path(["LoCo"] * len(paths) + ["GIM"], [*paths, "x/run"])
+    assert unique == [f"LoCo ({hint})" for hint in hints] + ["GIM"]
+    assert len(set(unique)) == len(unique)
 
 
-def test_what_is_given_twice_is_not_told_apart():
-    """There is nothing to tell, but the third one."""
-    assert told_apart(["random", "random"], ["random", "random"]) == ["random", "random"]
-    assert told_apart(["GIM"] * 3, ["a", "a", "b"]) == ["GIM (a)", "GIM (a)", "GIM (b)"]
+def test_what_is_given_twice_keeps_its_label():
+    """Only the third one differs."""
+    assert unique_labels_by_path(["random", "random"], ["random", "random"]) == ["random", "random"]
+    assert unique_labels_by_path(["GIM"] * 3, ["a", "a", "b"]) == ["GIM (a)", "GIM (a)", "GIM (b)"]
 
 
 def test_lines_stay_apart():

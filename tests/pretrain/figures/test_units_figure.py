@@ -11,7 +11,9 @@ from matplotlib.patches import Rectangle
 
 from pretrain.figures.style import METHOD_COLORS, VERMILION, figure_style, save_figure
 from pretrain.figures.units import BLOCK_HEIGHT, draw_units
-from pretrain.local_units import build_units
+from pretrain.local_units import RULES as REGISTERED
+from pretrain.local_units import build_units, simclr_units
+from pretrain.objectives import OBJECTIVES, Objective
 from tests.pretrain.test_unit_text import CUSTOM_MODEL
 
 SMALL = dict(type="resnet18", width=16)
@@ -100,7 +102,7 @@ def test_no_text_overlaps_another_or_leaves_the_picture(models):
             assert width <= 0 or height <= 1.5, (text, other)  # a pixel or so of empty ascent may coincide
 
 
-def test_equal_rules_are_told_apart():
+def test_equal_rules_have_unique_names():
     """Two pretrainings of one rule are called by where they come from; equal rules on other encoders stay as they are."""
     models = [dict(encoder=SMALL, rule="gim", source="x/run"), dict(encoder=SMALL, rule="gim", source="y/run"),
               dict(encoder="resnet18", rule="gim", source="z/run")]
@@ -108,6 +110,26 @@ def test_equal_rules_are_told_apart():
     assert [rule["method"] for rule in drawing.numbers["rules"]] == ["GIM (x)", "GIM (y)", "GIM"]
     titles = [ax.texts[0].get_text().split("\n")[0] for ax in drawing.figure.axes]
     assert titles == ["GIM (x)", "GIM (y)", "GIM"]
+
+
+def test_own_rules_and_objectives_are_named(monkeypatch):
+    """A rule and an objective that a user has registered stand under their own names."""
+    monkeypatch.setitem(REGISTERED, "top_down", lambda stages: simclr_units(stages))
+    monkeypatch.setitem(OBJECTIVES.module_dict, "Flat", Flat)
+    models = [dict(encoder=SMALL, rule="top_down"), dict(encoder=SMALL, rule="gim", objective="Flat"),
+              dict(encoder=SMALL, rule="gim", method_name="mine")]
+    drawing = draw_units(models)
+    assert [rule["method"] for rule in drawing.numbers["rules"]] == ["top_down", "GIM, Flat loss", "mine"]
+    assert "NT-Xent" not in drawing.caption
+
+
+class Flat(Objective):
+    """An objective without a slope."""
+
+    label = "Flat loss"
+
+    def forward(self, projections):
+        return 0 * projections.sum(), {}
 
 
 def test_methods_have_their_colors():

@@ -9,11 +9,8 @@ import torch
 from pretrain.errors import RunFailedError
 from pretrain.readout.adam_probe import AdamLinearProbe, head_accuracy, train_heads
 from pretrain.readout.evaluate import Readout, read_out
-from pretrain.readout.published import SIMCLR
 from pretrain.readout.training import linear_head
 from tests.pretrain.readout.drawn import drawn_session
-from tests.pretrain.readout.tables import table_lines
-from tests.pretrain.readout.written import pretraining_record, write_result
 
 CLASSES = 4
 
@@ -101,7 +98,7 @@ def test_divergence_ends_the_run():
 
 def test_the_papers_options_are_the_defaults_and_bounded():
     """Section 4.1: 200 epochs, and optimizer and batch size of the pretraining."""
-    assert AdamLinearProbe().protocol() == dict(name="adam", epochs=200, batch_size=256, lr=1e-3, weight_decay=1e-6,
+    assert AdamLinearProbe().protocol() == dict(epochs=200, batch_size=256, lr=1e-3, weight_decay=1e-6,
                                                 augmentation=None)
     assert AdamLinearProbe(weight_decay=0).weight_decay == 0
     for option in (dict(epochs=0), dict(batch_size=0), dict(lr=-1.0), dict(weight_decay=-1.0)):
@@ -121,16 +118,7 @@ def test_stl10_is_trained_on_its_labelled_images(tmp_path):
     readout = Readout("random", "stl10", str(tmp_path), encoder, image_size=16, workers=0, device="cpu",
                       out=str(tmp_path / "result.json"))
     record = read_out(readout, AdamLinearProbe(epochs=1, batch_size=10))
-    assert record["kind"] == "linear_adam"
+    assert record["protocol"]["name"] == "linear_adam"
+    assert {row["metric"] for row in record["rows"]} == {"top1", "top5", "train_top1"}
     expected = dict(train_split="train", test_split="test", train_images=20, test_images=10, classes=10)
     assert expected.items() <= record["data"].items()
-
-
-def test_the_tables_keep_it_apart(tmp_path):
-    """A column of its own beside the other linear evaluations of the same encoder and data."""
-    meta = pretraining_record(SIMCLR, 800, 800, encoder=dict(type="resnet50"))
-    for kind, accuracy in (("linear_adam", 61.0), ("linear", 62.0)):
-        write_result(tmp_path / f"{kind}.json", accuracy, meta, kind=kind)
-    head, _, *rows = table_lines([tmp_path], 1)
-    assert head[3:] == ["CIFAR-10 linear, 800 epochs", "CIFAR-10 linear (Adam), 800 epochs"]
-    assert [row[3:] for row in rows if row[0] == "SimCLR"][0] == ["62.0", "61.0"]

@@ -12,24 +12,28 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pretrain.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.encoders import build_encoder
 from pretrain.errors import RunFailedError
 from pretrain.readout.adam_probe import AdamLinearProbe
 from pretrain.readout.analysis import analyze_probes, analyze_spectrum
-from pretrain.readout.analysis_files import analysis_file, read_analyses
-from pretrain.readout.arguments import add_analysis_arguments, add_readout_arguments, run_analyses
+from pretrain.readout.arguments import add_analysis_arguments, run_analyses
 from pretrain.readout.cached_probe import CachedLinearProbe
 from pretrain.readout.encoders import EncoderChangedError, load_encoder
 from pretrain.readout.evaluate import Readout, read_out
 from pretrain.readout.spectrum import feature_spectrum
 from pretrain.readout.unlabelled import load_unlabelled_data
+from pretrain.results.method import random_identity
+from pretrain.results.store import find_records
 from tests.conftest import assert_one_line_error
 from tests.pretrain.readout.drawn import write_class_folders
+from tests.pretrain.readout.written import identity_of_config
 
 TINY = dict(type="resnet18", stem="small", width=4)
 BLOCKS = ["res2.1", "res2.2", "res3.1", "res3.2", "res4.1", "res4.2", "res5.1", "res5.2"]
-META = dict(format="loco-det-backbone", version=1, rule=dict(type="decoupled", k=4), encoder=TINY, epoch=2, max_epochs=2,
-            settings=dict(data=dict(views=dict(size=16)), subsampling=dict(threshold=0.3)))
+IDENTITY = identity_of_config("pretrain/subsampling/k4_subsampled_resnet18_cifar10_short.py", epochs=2, model__encoder=TINY,
+                              data_preprocessor__size=16)
+META = dict(format=FORMAT, version=FORMAT_VERSION, epoch=2, iter=8, **IDENTITY)
 
 
 @pytest.fixture(scope="module")
@@ -68,57 +72,68 @@ def run_in_process(arguments, root) -> list[dict]:
 
 
 def test_probes_say_how_accuracy_grows_with_depth(backbone, classes):
-    """One record a block with its place in the encoder; beside the checkpoint, and the same as is returned."""
+    """Accuracies of every block and its place in the encoder; beside the checkpoint, and the same as is returned."""
     method = CachedLinearProbe(batch_size=8, penalties=(1e-2,))
     record = analyze_probes(readout(backbone, classes), method)
     written = backbone.with_name("epoch_2.readout") / "analysis_probes_colours_cached_penalties_0.01_.json"
     assert json.loads(written.read_text()) == json.loads(json.dumps(record))
-    assert record["kind"] == "analysis_probes"
-    assert (record["method"], record["checkpoint"]) == ("decoupled, K = 4, T = 0.3", str(backbone))
-    assert (record["image_size"], record["seed"], record["protocol"]["name"]) == (16, 0, "cached")
-    assert record["encoder"]["meta"] == META
-    assert record["data"]["undecodable"] == dict(train=0, test=0)
-    blocks = record["blocks"]
+    assert (record["kind"], record["method"], record["setting"]) == ("analysis", IDENTITY["method"], IDENTITY["setting"])
+    assert record["repetition"] == dict(seed=0, evaluation_seed=0)
+    protocol = record["protocol"]
+    assert (protocol["name"], protocol["method"], protocol["image_size"]) == ("probes", "linear_cached", 16)
+    assert record["undecodable"] == dict(train=0, test=0)
+    blocks = record["details"]["blocks"]
     assert [block["name"] for block in blocks] == BLOCKS
     assert [block["block"] for block in blocks] == list(range(8))
     assert [block["stage"] for block in blocks] == [name.partition(".")[0] for name in BLOCKS]
     assert [block["end_of_unit"] for block in blocks] == [False, True] * 4
-    assert all(0 <= block["top1"] <= 100 and 0 <= block["train_top1"] <= 100 for block in blocks)
-    assert record.keys() >= {"versions", "git_revision", "duration_s"}
-    stages = read_out(readout(backbone, classes), method)["stages"]  # as of linear_eval.py
-    assert {block["stage"]: block["top1"] for block in blocks[1::2]} == {name: each["top1"] for name, each in stages.items()}
+    assert [(row["stage"], row["metric"]) for row in record["rows"]] == [
+        (name, metric) for name in BLOCKS for metric in ("top1", "train_top1")]
+    assert {row["dataset"] for row in record["rows"]} == {"colours"}
+    stages = read_out(readout(backbone, classes), method)["rows"]  # as of linear_eval.py
+    assert top1_of(record)[1::2] == top1_of({"rows": stages})
+
+
+def top1_of(record) -> list[float]:
+    return [row["value"] for row in record["rows"] if row["metric"] == "top1"]
 
 
 def test_spectrum_is_that_of_the_pooled_features(backbone, unlabelled):
     """Of images without labels, against features pooled here; the encoder's end of every stage by default."""
     record = analyze_spectrum(readout(backbone, unlabelled), batch_size=3)
-    assert (record["kind"], record["images"], record["image_size"]) == ("analysis_spectrum", 10, 16)
-    assert (record["data"]["split"], record["data"]["images"], record["data"]["undecodable"]) == (None, 10, 0)
+    protocol = record["protocol"]
+    assert (protocol["name"], protocol["points"], protocol["image_size"]) == ("spectrum", "stages", 16)
+    assert record["details"]["images"] == 10
+    assert (record["data"]["split"], record["data"]["images"], record["undecodable"]) == (None, 10, 0)
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in sorted(unlabelled.iterdir())])
     encoder, _ = load_encoder(str(backbone), None, seed=0)
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
     with torch.no_grad():
         maps = encoder.eval()((images.permute(0, 3, 1, 2).float() - mean) / std)
-    assert [(point["name"], point["block"], point["features"]) for point in record["points"]] == [
+    points = record["details"]["points"]
+    assert [(point["name"], point["block"], point["features"]) for point in points] == [
         ("res2", 1, 4), ("res3", 3, 8), ("res4", 5, 16), ("res5", 7, 32)]
-    for point in record["points"]:
+    rows = {(row["stage"], row["metric"]): row["value"] for row in record["rows"]}
+    names = ("effective_rank", "centred_effective_rank", "covariance_effective_rank", "participation_ratio")
+    assert len(rows) == len(points) * len(names)
+    for point in points:
         expected = feature_spectrum(F.adaptive_avg_pool2d(maps[point["name"]], 1).flatten(1))
         np.testing.assert_allclose(point["singular_values"], expected.singular_values, rtol=1e-4, atol=1e-9)
-        for name in ("effective_rank", "centred_effective_rank", "covariance_effective_rank", "participation_ratio"):
-            assert point[name] == pytest.approx(getattr(expected, name), rel=1e-4)
+        for name in names:
+            assert point[name] == rows[point["name"], name] == pytest.approx(getattr(expected, name), rel=1e-4)
 
 
 def test_spectrum_of_blocks_splits_and_subsets(backbone, classes, unlabelled):
     """The test split of a set that has one, another one by name, and as many images as asked for."""
     record = analyze_spectrum(readout(backbone, classes), points="blocks", batch_size=4)
-    assert [point["name"] for point in record["points"]] == BLOCKS
-    assert (record["data"]["split"], record["images"]) == ("val", 6)
+    assert [point["name"] for point in record["details"]["points"]] == BLOCKS
+    assert (record["data"]["split"], record["details"]["images"]) == ("val", 6)
     out = str(backbone.with_name("train.json"))
     record = analyze_spectrum(readout(backbone, classes, test_split="train", limit=5, out=out), batch_size=4)
-    assert (record["data"]["split"], record["data"]["limit"], record["images"]) == ("train", 5, 5)
-    with pytest.raises(ValueError, match=r"limit is 11, but image folder .*photos has 10 images"):
+    assert (record["data"]["split"], record["data"]["limit"], record["details"]["images"]) == ("train", 5, 5)
+    with pytest.raises(ValueError, match="limit is 11"):
         analyze_spectrum(readout(backbone, unlabelled, limit=11))
-    with pytest.raises(ValueError, match="points is 'ends'; choose of stages, blocks"):
+    with pytest.raises(ValueError, match="ends"):
         analyze_spectrum(readout(backbone, unlabelled), points="ends")
 
 
@@ -130,7 +145,7 @@ def test_all_images_are_looked_at_only_where_no_split_is_the_test_split(unlabell
     assert (whole.record["split"], whole.record["images"], whole.record["options"]) == (None, 4, dict(file="some.txt"))
     np.zeros((4, 3, 96, 96), dtype=np.uint8).tofile(tmp_path / "train_X.bin")
     np.ones(4, dtype=np.uint8).tofile(tmp_path / "train_y.bin")
-    with pytest.raises(ValueError, match=r"does not hold test_X.bin, test_y.bin"):
+    with pytest.raises(ValueError, match="test_X.bin"):
         load_unlabelled_data("stl10", tmp_path)
     assert load_unlabelled_data("stl10", tmp_path, "train").record["images"] == 4
     few, fewer = (load_unlabelled_data("folder", unlabelled, limit=limit, seed=3).indices for limit in (6, 3))
@@ -142,29 +157,37 @@ def test_an_undecodable_image_is_left_out(backbone, unlabelled, tmp_path):
     shutil.copytree(unlabelled, tmp_path / "damaged")
     (tmp_path / "damaged" / "3.png").write_bytes(b"no image")
     record = analyze_spectrum(readout(backbone, tmp_path / "damaged"))
-    assert (record["images"], record["data"]["images"], record["data"]["undecodable"]) == (9, 10, 1)
+    assert (record["details"]["images"], record["data"]["images"], record["undecodable"]) == (9, 10, 1)
 
 
 def test_a_random_encoder_is_a_baseline(classes, tmp_path):
-    """Without a unit that ends anywhere; its record lies below work_dirs unless told otherwise."""
-    options = dict(encoder=TINY, image_size=16, out=str(tmp_path / "random.json"))
+    """Without a unit that ends anywhere; its seed is the repetition."""
+    options = dict(encoder=TINY, image_size=16, out=str(tmp_path / "random.json"), seed=2)
     record = analyze_probes(readout("random", classes, **options), AdamLinearProbe(epochs=1))
-    assert (record["method"], record["checkpoint"], record["encoder"]["file"]) == ("random", "random", "random")
-    assert not any(block["end_of_unit"] for block in record["blocks"])
-    file = analysis_file("spectrum", "random", TINY, 1, dict(source="folder", root="pets", limit=None))
-    assert str(file) == "work_dirs/readout/random_resnet18_small_4_seed1.readout/analysis_spectrum_pets.json"
-    assert analysis_file("kept", "run/epoch_2.pth", TINY, 0).name == "analysis_kept.json"
+    assert {key: record[key] for key in ("method", "setting", "repetition")} == random_identity(TINY, 2)
+    assert record["encoder_file"] == dict(file="random", sha256=None)
+    assert not any(block["end_of_unit"] for block in record["details"]["blocks"])
+
+
+def test_an_unregistered_rule_has_probes(backbone, classes):
+    """Of a checkpoint that names a rule which nobody has imported here: as those of any encoder."""
+    content = torch.load(backbone)
+    content["meta"]["method"] = {**IDENTITY["method"], "rule": dict(type="somebodys"), "label": "somebodys"}
+    torch.save(content, backbone)
+    record = analyze_probes(readout(backbone, classes), AdamLinearProbe(epochs=1))
+    assert record["method"]["label"] == "somebodys"
+    assert not any(block["end_of_unit"] for block in record["details"]["blocks"])
 
 
 def test_records_are_kept_resumed_and_never_overwritten_by_others(backbone, unlabelled):
-    """As readout results are."""
+    """As those of evaluations are."""
     analyze_spectrum(readout(backbone, unlabelled))
     file = backbone.with_name("epoch_2.readout") / "analysis_spectrum_photos.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "duration_s": -1}))
     assert analyze_spectrum(readout(backbone, unlabelled, resume=True))["duration_s"] == -1
     assert analyze_spectrum(readout(backbone, unlabelled))["duration_s"] >= 0
     for resume in (False, True):
-        with pytest.raises(ValueError, match=r"other settings; differing keys: image_size, protocol.points; .*--out"):
+        with pytest.raises(ValueError, match="differing keys: protocol.image_size, protocol.points;"):
             analyze_spectrum(readout(backbone, unlabelled, image_size=24, resume=resume, out=str(file)), points="blocks")
 
 
@@ -192,54 +215,47 @@ def test_several_checkpoints_are_analyzed_in_several_ways(backbone, classes):
     other = shutil.copy(backbone, backbone.with_name("epoch_1.pth"))
     for more in ([], ["--points", "blocks"], ["--split", "train"]):
         assert len(run_in_process([backbone, other, "--what", "spectrum", *more], classes)) == 2
-    assert len(read_analyses([backbone.parent], "spectrum")) == 6
+    assert len(find_records([backbone.parent])[0]) == 6
 
 
 def test_one_unsuitable_checkpoint_does_not_keep_the_others(backbone, unlabelled, capsys):
-    """It is told when its turn comes; the error at the end names it and holds what was found."""
+    """It is reported when its turn comes; the error at the end names it and holds what was found."""
     damaged = backbone.with_name("epoch_1.pth")
     damaged.write_bytes(backbone.read_bytes()[:1000])
     last = shutil.copy(backbone, backbone.with_name("epoch_3.pth"))
-    with pytest.raises(RunFailedError, match=r"2 of 3 checkpoints were analyzed, but not \S*epoch_1.pth$") as error:
+    with pytest.raises(RunFailedError, match="epoch_1.pth") as error:
         run_in_process([backbone, damaged, last, "--what", "spectrum"], unlabelled)
-    assert [run["checkpoint"] for run in json.loads(error.value.output)["runs"]] == [str(backbone), str(last)]
+    assert files_of(json.loads(error.value.output)["runs"]) == ["epoch_2.pth", "epoch_3.pth"]
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert line.startswith(f"{damaged} is left out: {damaged} is truncated")
-    with pytest.raises(ValueError, match="epoch_1.pth is truncated"):
+    assert str(damaged) in line
+    with pytest.raises(ValueError, match="epoch_1.pth"):
         run_in_process([damaged, "--what", "spectrum"], unlabelled)
 
 
-def test_the_encoder_option_is_for_files_that_do_not_tell_theirs(backbone, unlabelled, tmp_path, monkeypatch):
+def files_of(runs) -> list[str]:
+    return [run["encoder_file"]["file"] for run in runs]
+
+
+def test_the_encoder_option_is_for_files_without_a_record(backbone, unlabelled, tmp_path, monkeypatch):
     """Among several files; random takes it as well, or else that of the first file, and its view size."""
     monkeypatch.chdir(tmp_path)  # where random's records go
     bare = tmp_path / "bare.pth"
     torch.save(build_encoder(dict(type="resnet18", width=8)).state_dict(), bare)
     given = ["--encoder", "resnet18", "--encoder-options", "width=8"]
     runs = run_in_process([backbone, bare, "random", "--what", "spectrum", *given], unlabelled)
-    assert [run["encoder"]["encoder"]["width"] for run in runs] == [4, 8, 8]
-    assert [run["image_size"] for run in runs] == [16, 224, 16]
+    assert [run["setting"]["encoder"]["width"] for run in runs] == [4, 8, 8]
+    assert [run["protocol"]["image_size"] for run in runs] == [16, 224, 16]
     runs = run_in_process([backbone, "random", "--what", "spectrum"], unlabelled)
-    assert [run["encoder"]["encoder"] for run in runs] == [TINY, TINY]
-    assert [run["image_size"] for run in runs] == [16, 16]
-    assert [run["encoder"]["file"] for run in runs] == ["epoch_2.pth", "random"]
-    with pytest.raises(ValueError, match=r"holds the encoder .*width=4\), but resnet18"):
+    assert [run["setting"]["encoder"] for run in runs] == [TINY, TINY]
+    assert [run["protocol"]["image_size"] for run in runs] == [16, 16]
+    assert files_of(runs) == ["epoch_2.pth", "random"]
+    with pytest.raises(ValueError, match="width=4"):
         run_in_process([backbone, "--what", "spectrum", *given], unlabelled)
 
 
-def test_what_the_batch_size_and_labels_are_for_is_told():
-    """The number that changes a result is not told as one that only fits images into memory."""
-    parsers = argparse.ArgumentParser(), argparse.ArgumentParser()
-    add_analysis_arguments(parsers[0])
-    add_readout_arguments(parsers[1])
-    analysis, readouts = (" ".join(parser.format_help().split()) for parser in parsers)
-    assert "of a step of Adam, where another number gives other accuracies (default: 256)" in analysis
-    assert "where a protocol takes steps (paper, adam, finetune), of a step" in readouts
-    assert "images need no labels (but stl10 and the like their label files" in analysis
-
-
-def test_a_folder_that_does_not_exist_is_told(backbone, tmp_path):
+def test_a_folder_that_does_not_exist_is_refused(backbone, tmp_path):
     """Nobody is asked for splits within it."""
-    with pytest.raises(ValueError, match=r"^image folder \S*nope does not exist; .* with --data-root$"):
+    with pytest.raises(ValueError, match="nope does not exist"):
         run_in_process([backbone, "--what", "spectrum"], tmp_path / "nope")
 
 
@@ -254,55 +270,33 @@ def test_no_record_of_a_changed_encoder_is_written(backbone, unlabelled, monkeyp
     assert not list(backbone.parent.rglob("*.json"))
 
 
-def test_records_are_found_again(backbone, classes, unlabelled, tmp_path):
-    """In files and below folders, each once, those of one analysis alone; damaged and missing ones are told."""
-    record = analyze_spectrum(readout(backbone, unlabelled))
-    analyze_probes(readout(backbone, classes), CachedLinearProbe(penalties=(1e-2,)))
-    folder = backbone.with_name("epoch_2.readout")
-    file = folder / "analysis_spectrum_photos.json"
-    assert read_analyses([tmp_path, file], "spectrum") == [json.loads(json.dumps(record))]
-    assert [each["kind"] for each in read_analyses([folder], "probes")] == ["analysis_probes"]
-    renamed = shutil.copy(file, folder / "mine.json")
-    assert len(read_analyses([folder], "spectrum")) == 2
-    for arguments, message in ((([folder], "kept"), r"no results of .*--what kept below .*; run tools/analyze.py"),
-                               (([tmp_path / "none"], "kept"), "none does not exist"),
-                               (([renamed], "probes"), "mine.json is no result of tools/analyze.py --what probes"),
-                               (([folder], "depth"), "analysis 'depth' is unknown; choose of probes")):
-        with pytest.raises(ValueError, match=message):
-            read_analyses(*arguments)
-    del record["points"]
-    for content, message in ((json.dumps(record), "damaged .*lacks points"), ("{", "is not JSON")):
-        file.write_text(content)
-        with pytest.raises(ValueError, match=message):
-            read_analyses([folder], "spectrum")
-
-
 @pytest.mark.slow
 def test_the_tool_looks_into_several_checkpoints(backbone, classes, run_tool):
     """JSON alone on stdout, a record for each in the order of the arguments, the same in their files."""
     (backbone.parent / "other").mkdir()
     other = shutil.copy(backbone, backbone.parent / "other")
     common = [backbone, other, "--data-root", classes, "--workers", "0", "--device", "cpu"]
+    folders = [backbone.with_name("epoch_2.readout"), backbone.parent / "other"]
     for what, more in (("probes", ["--epochs", "1"]), ("spectrum", ["--points", "blocks"])):
         finished = run_tool("analyze", *common, "--what", what, *more)
         assert finished.returncode == 0, finished.stderr
         printed = json.loads(finished.stdout)
         assert printed["what"] == what
-        assert [run["checkpoint"] for run in printed["runs"]] == [str(backbone), str(other)]
-        assert read_analyses([backbone.with_name("epoch_2.readout"), backbone.parent / "other"], what) == printed["runs"]
+        written = [record.content for record in find_records(folders)[0] if record.content["protocol"]["name"] == what]
+        assert written == printed["runs"] and len(written) == 2
     (backbone.parent / "torn.pth").write_bytes(backbone.read_bytes()[:1000])
     finished = run_tool("analyze", backbone.parent / "torn.pth", *common, "--what", "spectrum")
     assert finished.returncode == 1
-    assert [run["checkpoint"] for run in json.loads(finished.stdout)["runs"]] == [str(backbone), str(other)]
-    assert finished.stderr.splitlines()[-1].startswith("error: 2 of 3 checkpoints were analyzed, but not ")
+    assert len(json.loads(finished.stdout)["runs"]) == 2
+    assert "torn.pth" in finished.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--what", "spectrum", "--epochs", "3"], "--epochs is no option of --what spectrum; leave it out"),
-        (["--what", "memory", "--limit", "3"], "--limit is no option of --what memory"),
-        (["--what", "probes", "--protocol", "cached", "--epochs", "3"], "--epochs is no option of the protocol 'cached'"),
+        (["--what", "spectrum", "--epochs", "3"], "--epochs is not an option of --what spectrum"),
+        (["--what", "memory", "--limit", "3"], "--limit is not an option of --what memory"),
+        (["--what", "probes", "--protocol", "cached", "--epochs", "3"], "--epochs is not an option of the protocol"),
         (["random", "--what", "spectrum", "--out", "x.json"], "--out names one file, but each of the 2 checkpoints"),
         (["none.pth", "--what", "kept"], "checkpoint none.pth does not exist"),
         (["resnet50-19c8e357.pth", "--what", "spectrum"], "get it from https://download.pytorch.org/models/"),
@@ -310,15 +304,15 @@ def test_the_tool_looks_into_several_checkpoints(backbone, classes, run_tool):
         (["--what", "spectrum", "--batch-size", "0"], "batch_size is 0; it must be above 0"),
         (["--what", "spectrum", "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["configs/pretrain/loco.py", "--what", "kept"], "loco.py is a config, which --what memory alone takes"),
-        *[(["--what", what, option, value], f"{option} is no option of --what {what}; leave it out")
+        *[(["--what", what, option, value], f"{option} is not an option of --what {what}")
           for what in ("kept", "memory")
           for option, value in (("--encoder", "resnet18"), ("--encoder-options", "stem=small"), ("--data", "cifar10"),
                                 ("--data-options", "file=x"), ("--workers", "2"), ("--seed", "7"), ("--device", "cpu"))],
-        (["--what", "kept", "--image-size", "32"], "--image-size is no option of --what kept"),
-        (["--what", "kept", "--autocast", "bfloat16"], "--autocast is no option of --what kept"),
+        (["--what", "kept", "--image-size", "32"], "--image-size is not an option of --what kept"),
+        (["--what", "kept", "--autocast", "bfloat16"], "--autocast is not an option of --what kept"),
     ],
 )
-def test_options_that_do_not_fit_are_told(given, message, backbone, unlabelled):
+def test_options_that_do_not_fit_are_refused(given, message, backbone, unlabelled):
     """Before any encoder runs."""
     parser = argparse.ArgumentParser()
     add_analysis_arguments(parser)
@@ -329,7 +323,7 @@ def test_options_that_do_not_fit_are_told(given, message, backbone, unlabelled):
 
 def test_a_work_directory_is_not_a_checkpoint(backbone, unlabelled):
     """The message names the checkpoint in it."""
-    with pytest.raises(ValueError, match=r"is a folder, but a checkpoint is needed; pass .*/epoch_2.pth$"):
+    with pytest.raises(ValueError, match="epoch_2.pth$"):
         run_in_process([backbone.parent, "--what", "spectrum"], unlabelled)
 
 

@@ -101,7 +101,7 @@ def test_undecodable_images_have_no_label_and_are_bounded():
         labels = torch.cat([labels for _, labels in evaluation_loader(dataset, 64, 0)])
         assert (labels == NO_LABEL).nonzero().flatten().tolist() == broken
         if fails:
-            message = f"{len(broken)} of {size} images cannot be decoded, but .* tolerated; drawn image {broken[0]}"
+            message = f"{len(broken)} of {size} images .*drawn image {broken[0]}"
             with pytest.raises(RunFailedError, match=message):
                 check_undecodable(dataset, torch.device("cpu"))
         else:
@@ -173,12 +173,12 @@ def test_a_test_set_with_training_images_is_refused(tmp_path):
     (root / "mixed" / "class2" / "known.png").symlink_to(root / "train" / "class2" / "5.png")
     for test_split, shared in (("train/", "18 of the 18"), ("../set/train", "18 of the 18"), ("linked", "18 of the 18"),
                                ("mixed", "1 of the 4")):
-        with pytest.raises(ValueError, match=f"share {shared} test images, .* for one; .*--test-split"):
+        with pytest.raises(ValueError, match=f"share {shared} test images, .*--test-split"):
             load_labelled_data("folder", root, "train", test_split)
 
     lines = [(f"train/class{label}/{label}.png", label) for label in range(3)]
     write_lists(root, train=lines, val=[("val/class0/0.png", 0), ("val/../train/class1/1.png", 1)])
-    with pytest.raises(ValueError, match=r"share 1 of the 2 test images, .*class1/1.png for one"):
+    with pytest.raises(ValueError, match="share 1 of the 2 test images, .*class1/1.png"):
         load_labelled_data(dict(type="file_list", file="{split}.txt"), root)
 
     write_shards(tmp_path / "shards")

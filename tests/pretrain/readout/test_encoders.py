@@ -6,12 +6,12 @@ from collections import Counter
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from pretrain.checkpoints import RECORD_KEY
 from pretrain.encoders import build_encoder
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.readout.encoders import (
+    SUPERVISED_FILES,
     EncoderChangedError,
     PooledFeatures,
     block_names,
@@ -19,10 +19,11 @@ from pretrain.readout.encoders import (
     frozen,
     load_encoder,
     pretraining_image_size,
+    source_of_weights,
     weights_sha256,
 )
-from pretrain.record import pretraining_record
-from tests.conftest import ROOT
+from pretrain.results.method import foreign_method, random_identity
+from tests.pretrain.readout.written import identity_of_config
 
 SMALL = dict(type="resnet18", stem="small")
 
@@ -42,27 +43,31 @@ def test_random_encoders_are_a_function_of_the_seed():
     torch.manual_seed(6)
     assert weights_sha256(first) == weights_sha256(load_encoder("random", SMALL, seed=1)[0])
     assert weights_sha256(first) != weights_sha256(load_encoder("random", SMALL, seed=2)[0])
-    assert origin == dict(file="random", sha256=None, encoder=SMALL, seed=1, meta={})
+    assert origin == dict(file="random", sha256=None, identity=random_identity(SMALL, 1))
 
 
 def test_a_training_checkpoint_brings_its_encoder_and_record(encoder, tmp_path):
-    """No --encoder is needed, and the record is passed on as it is."""
-    record = dict(rule=dict(type="loco"), encoder=SMALL, epoch=3, max_epochs=9)
+    """No --encoder is needed; the identity is that of the record, with how far the run had come."""
+    identity = identity_of_config("pretrain/loco_resnet18_cifar10.py", epochs=9, seed=4)
+    record = {**identity, "epoch": 3, "iter": 30}
     weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
     torch.save({"state_dict": weights, RECORD_KEY: record}, tmp_path / "epoch_3.pth")
     loaded, origin = load_encoder(str(tmp_path / "epoch_3.pth"), None, seed=0)
     assert weights_sha256(loaded) == weights_sha256(encoder)
-    assert (origin["meta"], origin["encoder"], origin["file"]) == (record, SMALL, "epoch_3.pth")
-    with pytest.raises(ValueError, match="holds the encoder resnet18.*but resnet50 is needed"):
+    assert origin["identity"] == {**identity, "setting": {**identity["setting"], "epochs_done": 3}}
+    assert (origin["identity"]["setting"]["encoder"], origin["file"]) == (SMALL, "epoch_3.pth")
+    with pytest.raises(ValueError, match="resnet50 is needed"):
         load_encoder(str(tmp_path / "epoch_3.pth"), "resnet50", seed=0)
 
 
 def test_files_without_a_record_need_the_encoders_name(encoder, tmp_path):
     """The supervised baseline is one; if it is missing the message says where to get it."""
     torch.save(encoder.state_dict(), tmp_path / "bare.pth")
-    with pytest.raises(ValueError, match="has no record of its encoder; name it with --encoder"):
+    with pytest.raises(ValueError, match="--encoder"):
         load_encoder(str(tmp_path / "bare.pth"), None, seed=0)
-    assert load_encoder(str(tmp_path / "bare.pth"), SMALL, seed=0)[1]["meta"] == {}
+    origin = load_encoder(str(tmp_path / "bare.pth"), SMALL, seed=0)[1]
+    assert origin["identity"] == dict(
+        method=foreign_method("file", "bare"), setting=dict(encoder=SMALL, weights=origin["sha256"][:8]), repetition={})
     with pytest.raises(ValueError, match="https://download.pytorch.org/models/resnet50-19c8e357.pth"):
         load_encoder(str(tmp_path / "resnet50-19c8e357.pth"), "resnet50", seed=0)
     with pytest.raises(ValueError, match="random encoder needs --encoder"):
@@ -121,12 +126,18 @@ def test_the_guard_fires(encoder, change):
     ("config", "expected"),
     [("loco_resnet50_imagenet_800e", 224), ("loco_resnet18_cifar10", 32), ("loco_resnet18_demo", 40)],
 )
-def test_the_size_of_the_pretraining_is_found_in_its_record(config, expected):
-    """Of views made by the data set as well as on the device; nothing is guessed where there is no record."""
-    resolved = Config.fromfile(ROOT / "configs" / "pretrain" / f"{config}.py", import_custom_modules=False).to_dict()
-    resolved["train_dataloader"]["dataset"].setdefault("data_root", "data")
-    assert pretraining_image_size(pretraining_record(resolved, "0" * 64)) == expected
-    assert pretraining_image_size({}) is pretraining_image_size(dict(settings=dict(data=dict(views=None)))) is None
+def test_the_size_of_the_pretraining_is_found_in_its_setting(config, expected):
+    """Of views made by the data set as well as on the device; nothing is guessed where there is none."""
+    assert pretraining_image_size(identity_of_config(f"pretrain/{config}.py")["setting"]) == expected
+    assert pretraining_image_size(dict(encoder=SMALL)) is None
+
+
+def test_supervised_weights_are_known_by_their_hash():
+    """The paper's file and torchvision's newer ones, whatever they are called; all else is somebody's file."""
+    (name,) = SUPERVISED_FILES
+    assert source_of_weights(name.removeprefix("resnet50-").removesuffix(".pth") + "0" * 56) == "supervised"
+    assert source_of_weights("f37072fd" + "0" * 56) == "supervised"  # resnet18-f37072fd.pth
+    assert source_of_weights("0" * 64) == "file"
 
 
 def test_blocks_are_pooled_in_the_same_pass(encoder):

@@ -1,4 +1,4 @@
-"""Readouts from files to results, through the library and through the tools."""
+"""Evaluations from files to records, through the library and through the tools."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.encoders import build_encoder
 from pretrain.errors import RunFailedError
 from pretrain.readout.encoders import EncoderChangedError
@@ -16,11 +17,15 @@ from pretrain.readout.evaluate import Readout, find_device, read_out
 from pretrain.readout.knn import NearestNeighbours
 from pretrain.readout.linear_probe import LinearProbe
 from pretrain.readout.results import result_file
+from pretrain.results.method import random_identity
+from pretrain.results.store import read_rows
 from tests.conftest import assert_one_line_error
 from tests.pretrain.readout.drawn import write_class_folders, write_shards
+from tests.pretrain.readout.written import identity_of_config
 
 SMALL = dict(type="resnet18", stem="small")
-META = dict(format="loco-det-backbone", version=1, rule=dict(type="loco"), encoder=SMALL, epoch=2, max_epochs=2)
+IDENTITY = identity_of_config("pretrain/loco_resnet18_cifar10.py", epochs=2, seed=3)
+META = dict(format=FORMAT, version=FORMAT_VERSION, epoch=2, iter=8, **IDENTITY)
 
 
 @pytest.fixture(scope="module")
@@ -41,60 +46,90 @@ def readout(file, root, **options) -> Readout:
                       **options})
 
 
+def accuracies(record) -> list[tuple]:
+    return [(row["stage"], row["metric"], row["value"]) for row in record["rows"]]
+
+
 @pytest.mark.slow
-def test_the_record_says_what_was_read_out(backbone, classes):
-    """Beside the checkpoint, with the encoder's origin, data, protocol and accuracies; and the same as is returned."""
-    record = read_out(readout(backbone, classes), NearestNeighbours(k=5, batch_size=8))
+def test_the_record_says_what_was_evaluated(backbone, classes):
+    """Beside the checkpoint: the pretraining, the protocol, the data and the accuracies; and the same as is returned."""
+    record = read_out(readout(backbone, classes, seed=5), NearestNeighbours(k=5, batch_size=8))
     written = backbone.with_name("epoch_2.readout") / "knn_colours.json"
     assert json.loads(written.read_text()) == json.loads(json.dumps(record))
-    assert record["encoder"]["meta"] == META
-    assert len(record["encoder"]["sha256"]) == 64
-    data = dict(record["data"])
-    assert len(data.pop("fingerprint")) == 64
-    assert data == dict(source="folder", options={}, root="colours", train_split="train", test_split="val", train_images=18,
-                        test_images=6, classes=3, limit=None, undecodable=dict(train=0, test=0))
-    assert record["protocol"].items() >= dict(k=5, temperature=0.07, image_size=16).items()
-    assert list(record["stages"]) == ["res2", "res3", "res4", "res5"]
-    assert all(0 <= stage["top1"] <= 100 for stage in record["stages"].values())
-    assert record.keys() >= {"kind", "seed", "duration_s", "images_per_s", "versions", "git_revision"}
+    assert (record["method"], record["setting"]) == (IDENTITY["method"], IDENTITY["setting"])
+    assert record["repetition"] == dict(seed=3, evaluation_seed=5)
+    assert record["encoder_file"]["file"] == "epoch_2.pth" and len(record["encoder_file"]["sha256"]) == 64
+    data = dict(source="folder", train_split="train", test_split="val", train_images=18, test_images=6, classes=3,
+                limit=None, fingerprint=record["data"]["fingerprint"])
+    assert record["protocol"] == dict(name="knn", k=5, temperature=0.07, similarity="cosine", augmentation=None,
+                                      image_size=16, autocast=None, data=data)
+    assert record["data"] == dict(**data, options={}, root="colours")
+    assert record["data_root"] == str(classes)
+    assert record["undecodable"] == dict(train=0, test=0)
+    assert [(row["stage"], row["metric"]) for row in record["rows"]] == [
+        (stage, "top1") for stage in ("res2", "res3", "res4", "res5")]
+    assert all(row["dataset"] == "colours" and row["protocol"] == "knn" and 0 <= row["value"] <= 100
+               for row in record["rows"])
+    assert record["details"]["res5"] == dict(k=5)
+    assert record["duration_s"] > 0 and record["images_per_s"] > 0
+    frame, records, warnings = read_rows([backbone.parent])
+    assert (len(frame), len(records), warnings) == (4, 1, [])
+    assert frame.loc[frame["last_stage"], "stage"].tolist() == ["res5"]
 
 
 @pytest.mark.slow
 def test_a_finished_result_is_kept_with_resume(backbone, classes):
-    """The file's own numbers come back with it; without it they are computed anew, and are the same."""
+    """The file's own numbers come back with it; without it they are computed again, and are the same."""
     first = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
+    assert [metric for _, metric, _ in accuracies(first)] == ["top1", "train_top1"]  # of 3 classes, so without top5
     file = backbone.with_name("epoch_2.readout") / "linear_colours.json"
     marked = {**json.loads(file.read_text()), "duration_s": -1}
     file.write_text(json.dumps(marked))
     again = read_out(readout(backbone, classes, stages="last", resume=True), LinearProbe(epochs=1, batch_size=6))
     assert again["duration_s"] == -1
-    anew = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
-    assert anew["stages"] == first["stages"]
-    assert anew["duration_s"] > 0
+    repeated = read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=6))
+    assert accuracies(repeated) == accuracies(first)
+    assert repeated["duration_s"] > 0
     assert not list(file.parent.glob("*.state.pth"))
 
 
 @pytest.mark.slow
 def test_a_result_of_other_settings_is_not_overwritten(backbone, classes, tmp_path):
-    """With --resume and without: what differs is named. A file that is no result is left alone, too."""
+    """With --resume and without: what differs is named. A file that is not a result is left alone, too."""
     read_out(readout(backbone, classes, stages="last"), NearestNeighbours(k=5, batch_size=8))
     file = backbone.with_name("epoch_2.readout") / "knn_colours.json"
     before = file.read_bytes()
     for resume in (False, True):
-        for options, k, keys in ((dict(), 5, "stages"), (dict(stages="last", image_size=24), 5, "protocol.image_size"),
-                                 (dict(stages="last", seed=1), 7, "protocol.k, seed")):
-            with pytest.raises(ValueError, match=f"{file.name} holds .* other settings; differing keys: {keys}; .*--out"):
+        for options, k, keys in (
+            (dict(), 5, "stages"), (dict(stages="last", image_size=24), 5, "protocol.image_size"),
+            (dict(stages="last", seed=1), 7, "protocol.k, repetition.evaluation_seed"),
+        ):
+            with pytest.raises(ValueError, match=f"{file.name} .*differing keys: {keys};"):
                 read_out(readout(backbone, classes, **options, resume=resume), NearestNeighbours(k=k, batch_size=8))
+    content = torch.load(backbone)
+    content["state_dict"]["conv1.weight"] += 1
+    torch.save(content, backbone)
+    with pytest.raises(ValueError, match="differing keys: sha256;"):
+        read_out(readout(backbone, classes, stages="last"), NearestNeighbours(k=5, batch_size=8))
     assert file.read_bytes() == before
     for content in ("[]", "notes", '{"data": {}}'):
         (tmp_path / "mine.json").write_text(content)
-        with pytest.raises(ValueError, match="mine.json exists and is no readout result; .*--out"):
+        with pytest.raises(ValueError, match="mine.json exists"):
             read_out(readout(backbone, classes, out=str(tmp_path / "mine.json")), NearestNeighbours(batch_size=8))
         assert (tmp_path / "mine.json").read_text() == content
 
 
+def test_random_encoders_are_repetitions_by_their_seed(classes, tmp_path):
+    """Whose seed is the evaluation's; a subset of the training images is part of the protocol."""
+    options = dict(encoder=SMALL, seed=2, limit=6, stages="last", out=str(tmp_path / "result.json"))
+    record = read_out(readout("random", classes, **options), NearestNeighbours(k=3, batch_size=8))
+    assert {key: record[key] for key in ("method", "setting", "repetition")} == random_identity(SMALL, 2)
+    assert record["encoder_file"] == dict(file="random", sha256=None)
+    assert (record["protocol"]["data"]["limit"], record["protocol"]["data"]["train_images"]) == (6, 6)
+
+
 @pytest.mark.slow
-def test_a_diverged_readout_has_no_result(backbone, classes):
+def test_a_diverged_evaluation_has_no_result(backbone, classes):
     """One epoch at an absurd learning rate, on a real encoder."""
     with pytest.raises(RunFailedError, match="training diverged in epoch 1"):
         read_out(readout(backbone, classes, stages="last"), LinearProbe(epochs=1, batch_size=18, lr=1e30))
@@ -103,9 +138,9 @@ def test_a_diverged_readout_has_no_result(backbone, classes):
 
 @pytest.mark.slow
 def test_the_image_size_is_that_of_the_pretraining(backbone, tmp_path):
-    """Unless another is asked for; a file without a record is read out at 224."""
+    """Unless another is asked for; an encoder without a record is evaluated at 224."""
     content = torch.load(backbone)
-    content["meta"]["settings"] = dict(data=dict(views=dict(size=20)))
+    content["meta"]["setting"] = {**IDENTITY["setting"], "image_size": 20}
     torch.save(content, tmp_path / "small.pth")
     few = write_class_folders(tmp_path / "few", train=3, test=3)
     for file, encoder, asked, expected in ((tmp_path / "small.pth", None, None, 20), (tmp_path / "small.pth", None, 16, 16),
@@ -115,13 +150,13 @@ def test_the_image_size_is_that_of_the_pretraining(backbone, tmp_path):
         assert record["protocol"]["image_size"] == expected
 
 
-def test_an_unwritable_result_is_told_before_the_work(backbone, classes, tmp_path):
+def test_an_unwritable_result_is_refused_before_the_work(backbone, classes, tmp_path):
     """Where a file is in the folder's place, and where a folder is in the file's."""
     (tmp_path / "file").write_text("")
     method = NearestNeighbours(batch_size=0.5)  # fails when it loads a batch
-    with pytest.raises(ValueError, match=r"result.json cannot be written \(.*\); choose another file with --out"):
+    with pytest.raises(ValueError, match="result.json cannot be written"):
         read_out(readout(backbone, classes, out=str(tmp_path / "file" / "result.json")), method)
-    with pytest.raises(ValueError, match="is a folder; name the file to write"):
+    with pytest.raises(ValueError, match="is a folder"):
         read_out(readout(backbone, classes, out=str(tmp_path)), method)
 
 
@@ -149,6 +184,8 @@ def test_results_have_names_of_their_own():
     assert result_file("linear", "b.pth", SMALL, named, 3) == Path("b.readout/linear_cifar10_100images_seed3.json")
     assert result_file("knn", "random", SMALL, folder, 3) == Path(
         "work_dirs/readout/random_resnet18_small_seed3.readout/knn_pets.json")
+    assert result_file("analysis_memory", "configs/mine.py", SMALL, None, 0) == Path(
+        "work_dirs/readout/mine.readout/analysis_memory.json")
     timm = dict(type="TimmEncoder", name="convnext_tiny")
     assert "random_TimmEncoder_convnext_tiny_seed0.readout" in str(result_file("knn", "random", timm, folder, 0))
 
@@ -174,8 +211,9 @@ def test_the_tools_end_to_end(classes, tmp_path, run_tool):
         assert finished.returncode == 0, finished.stderr
         record = json.loads(finished.stdout)
         assert record == json.loads((tmp_path / file).read_text())
-        assert record["kind"] == file.removesuffix(".json")
-        assert record["encoder"]["encoder"] == SMALL
+        assert record["protocol"]["name"] == file.removesuffix(".json")
+        assert record["setting"]["encoder"] == SMALL
+        assert record["argv"][1:] == [str(argument) for argument in (*common, tmp_path / file, *more)]
 
 
 @pytest.mark.slow
@@ -186,7 +224,7 @@ def test_the_tools_end_to_end(classes, tmp_path, run_tool):
         (["random", "--encoder", "resnet18", "--protocol", "finetune", "--batch-size", "1"], ["batch norm", "at least 2"]),
         (["random", "--encoder", "resnet18", "--data", "file_list"], ["file_list", "file"]),
         (["random", "--encoder", "resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
-        (["random", "--encoder", "resnet18", "--protocol", "cached", "--epochs", "3"], ["--epochs is no option", "cached"]),
+        (["random", "--encoder", "resnet18", "--protocol", "cached", "--epochs", "3"], ["--epochs", "cached"]),
     ],
 )
 def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
@@ -200,7 +238,7 @@ def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
     ("stem", "'stem' is not of the form key=value"), ("a=(1,2", "Imbalanced"),
     ("a={b:[1,2]}", "'a={b:[1,2]}' cannot be read; a dict is"),
 ])
-def test_options_that_are_no_pairs_are_told(option, pair, reason, run_tool):
+def test_options_that_are_not_pairs_are_refused(option, pair, reason, run_tool):
     """In argparse's words, with the option's name."""
     finished = run_tool("knn_eval", "random", "--encoder", "resnet18", option, pair)
     assert finished.returncode == 2

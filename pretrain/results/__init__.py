@@ -1,0 +1,1 @@
+"""What was trained, what was measured, and the tables made of it."""
