@@ -74,7 +74,9 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
     sha256 = check_work_dir(work_dir, identity) if begun else config_fingerprint(identity)[0]
     checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
     if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
-        _end(work_dir)
+        if distributed.rank() == 0 and _lacks_rows(work_dir / RECORD_NAME):  # stopped between checkpoint and record
+            _finish_record(work_dir, None)
+        distributed.stop_processes()
         return checkpoint
     runner = _build_runner(plain, checkpoint, launcher)
     record = _record(runner, plain)
@@ -132,7 +134,11 @@ def _check_kind(work_dir: Path) -> None:
         raise ValueError(f"{work_dir} holds a run of {kind}; choose another --work-dir")
 
 
-def _end(work_dir: Path, seconds: float | None = None) -> None:
+def _lacks_rows(file: Path) -> bool:
+    return file.exists() and not read_record(file).content["rows"]
+
+
+def _end(work_dir: Path, seconds: float) -> None:
     if distributed.rank() == 0:
         _finish_record(work_dir, seconds)
     distributed.stop_processes()  # all processes at once; one that ends with its group open may abort

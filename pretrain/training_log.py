@@ -150,7 +150,9 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
     """Records of training with their numbers, in the order of the lines; anything else is skipped."""
-    lines = []
+    lines: list[dict[str, Any]] = []
+    if not file.is_file():  # such as a named pipe, which nobody writes to
+        return lines
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)

@@ -154,7 +154,7 @@ def _card(run: Run) -> RunCard:
 def _facts(run: Run) -> list[tuple[str, str]]:
     """All that is known of a run; what is empty is left out."""
     content = run.content
-    facts: dict[str, Any] = {"folder": shown_path(run.path), "data": run.data, "data folder": content.get("data_root")}
+    facts: dict[str, Any] = {"folder": shown_path(run.path), "data set": run.data, "data folder": content.get("data_root")}
     if content:
         facts |= {name: content["method"].get(name) for name in METHOD_PARTS}
         facts |= {**content["setting"], **content["repetition"]}

@@ -65,11 +65,14 @@ def _shown_split(runs: Sequence[Run]) -> int:
 
 def _drawable(runs: Sequence[Run], split: int, data_root: str | Path | None) -> tuple[list[Run], list[Missing]]:
     """The runs whose detectors can be drawn side by side, and why the others cannot."""
-    from loco_det.figures.predictions import find_detector
+    from loco_det.figures.predictions import VAL_ANNOTATIONS, find_detector
 
     drawn, left_out, annotations = [], [], None
     for run in runs:
         try:
+            for file in (run.path / VAL_ANNOTATIONS, *checkpoint_files(run.path / f"split_{split}")[:1]):
+                if file.exists() and not file.is_file():  # such as a named pipe, which nobody writes to
+                    raise ValueError(f"{file} is not a file")
             detector = find_detector(run.path, split, data_root)
             if not zipfile.is_zipfile(detector.checkpoint):
                 raise ValueError(f"{detector.checkpoint} is truncated or not a checkpoint")

@@ -140,7 +140,7 @@ def read_record(path: str | Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}); check its permissions or leave it out") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is damaged ({error}); run its command again, or leave it out") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RecordError(f"{path} is not a record of this project; leave it out")

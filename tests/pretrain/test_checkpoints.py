@@ -63,6 +63,17 @@ def test_export_and_import(training_checkpoint, tmp_path, encoder):
     assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), encoder.state_dict().values(), strict=True))
 
 
+def test_a_file_of_another_version_is_told(training_checkpoint, tmp_path):
+    """A newer one is refused; one of version 1, whose method was a word, is a file of unknown pretraining."""
+    meta = export_backbone(training_checkpoint, tmp_path / "b.pth")
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    torch.save({**content, "meta": {**meta, "version": 99}}, tmp_path / "newer.pth")
+    with pytest.raises(CheckpointError, match="version 99"):
+        read_backbone(tmp_path / "newer.pth")
+    torch.save({**content, "meta": {**meta, "version": 1, "method": "loco"}}, tmp_path / "older.pth")
+    assert read_backbone(tmp_path / "older.pth").meta == {}
+
+
 def test_a_training_checkpoint_loads_without_export(training_checkpoint, encoder):
     """The same file that a run leaves can be handed on; its decoders are a known extra."""
     backbone = read_backbone(training_checkpoint)

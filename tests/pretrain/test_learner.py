@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper
 
 import tests.pretrain.custom_method  # noqa: F401  (registers an objective and a rule)
 from pretrain.learner import LocalContrastiveLearner
+from pretrain.objectives import OBJECTIVES, Objective
 from pretrain.optimizers import LossScalingOptimWrapper
 
 
@@ -69,6 +70,21 @@ def test_a_users_objective_is_trained_saved_and_left_out_of_the_encoder():
     assert [state[f"objectives.{unit}.steps"].item() for unit in (0, 1)] == [3, 3]
     assert all(objective.scale.item() != 2.0 for objective in learner.objectives)
     assert not any("objectives" in key for key in learner.encoder.state_dict())
+
+
+@OBJECTIVES.register_module()
+class CollidingNames(Objective):
+    """Measures something that is called like a unit's loss."""
+
+    def forward(self, projections):
+        return projections.square().mean(), {"loss_weight": projections.mean().detach()}
+
+
+def test_a_metric_that_is_called_like_a_loss_is_refused():
+    """In the log it would be the loss of a unit called weight_res2."""
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "gim", objective="CollidingNames")
+    with pytest.raises(ValueError, match="CollidingNames measures 'loss_weight'"):
+        learner.train_step(batch(), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
 
 
 def test_a_step_without_any_pair_changes_no_weight():

@@ -14,9 +14,11 @@ from mmengine.runner import Runner
 
 from pretrain import distributed
 from pretrain.checkpoints import RECORD_KEY, load_checkpoint
+from pretrain.results.store import DETECTION, new_record, write_record
 from pretrain.run import _identity, _resolve, pretrain, share_of_process, use_data_root
 from pretrain.work_dir import claim_work_dir, config_fingerprint
 from tests.conftest import ROOT, assert_one_line_error
+from tests.pretrain.readout.written import identity_of_config
 
 CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 SMALL = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32"]
@@ -123,6 +125,30 @@ def test_a_directory_without_a_checkpoint_is_free(tmp_path, image_folder):
             claim_work_dir(work_dir, config.to_dict(), {})  # as a run does that is killed before its first checkpoint
     assert pretrain(config) == work_dir / "epoch_1.pth"
     assert json.loads((work_dir / "run.json").read_text())["config"]["model"]["objective"]["temperature"] == 0.2
+
+
+def test_a_directory_of_a_detection_experiment_is_refused(tmp_path, image_folder):
+    """Its record stays as it is."""
+    write_record(tmp_path / "run.json", new_record(DETECTION, identity_of_config("pretrain/loco_resnet18_demo.py"),
+                                                   {"name": DETECTION}))
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a run of detection; choose another --work-dir"):
+        pretrain(small_config(tmp_path, image_folder))
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_record_that_was_not_finished_is_finished_at_resume(finished_run, tmp_path, synthetic_root):
+    """Of a run that was killed after its last checkpoint."""
+    work_dir = tmp_path / "w"
+    shutil.copytree(finished_run, work_dir)
+    whole = json.loads((work_dir / "run.json").read_text())
+    assert len(whole["rows"]) == 8
+    (work_dir / "run.json").write_text(json.dumps({**whole, "rows": [], "duration_s": None}))
+    last = pretrain(small_config(work_dir, synthetic_root / "unlabeled2017"), resume=True)
+    assert last == work_dir / "epoch_3.pth"
+    found = json.loads((work_dir / "run.json").read_text())
+    assert (found["rows"], found["duration_s"]) == (whole["rows"], None)
 
 
 def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, monkeypatch):
