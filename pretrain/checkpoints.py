@@ -111,7 +111,7 @@ def _record_of(path: Path, content: Mapping) -> dict[str, Any]:
     """The record in a file; empty of files from elsewhere, and of those of version 1, which did not describe its method."""
     meta = content.get("meta")
     exported = isinstance(meta, Mapping) and meta.get("format") == FORMAT
-    if exported and meta["version"] > FORMAT_VERSION:
+    if exported and meta.get("version", 1) > FORMAT_VERSION:
         raise CheckpointError(f"{path} has version {meta['version']} of the format, but this package knows up to "
                               f"{FORMAT_VERSION}; update the package")
     record = meta if exported else content.get(RECORD_KEY)
