@@ -10,8 +10,9 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from loco_det.backbone import PretrainedEncoder
-from pretrain.checkpoints import FORMAT, CheckpointError
+from pretrain.checkpoints import FORMAT, FORMAT_VERSION, CheckpointError
 from pretrain.encoders import build_encoder
+from pretrain.results.method import standard_method
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def exported(tmp_path_factory):
         for _ in range(2):
             encoder(torch.randn(4, 3, 64, 64) * 2 + 1)
     path = tmp_path_factory.mktemp("backbones") / "resnet50.pth"
-    meta = dict(format=FORMAT, setting=dict(encoder=dict(type="resnet50")))
+    meta = dict(format=FORMAT, version=FORMAT_VERSION, method=standard_method("loco"),
+                setting=dict(encoder=dict(type="resnet50")))
     torch.save({"state_dict": encoder.state_dict(), "meta": meta}, path)
     return encoder.eval(), str(path)
 

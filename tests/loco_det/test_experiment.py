@@ -527,7 +527,8 @@ def test_wrong_checkpoints_are_one_line(spoil, backbone, synthetic_root, tmp_pat
         parts = [file, "not a checkpoint"]
     elif spoil == "encoder":
         torch.save({"state_dict": build_encoder("resnet50").state_dict(),
-                    "meta": dict(format=FORMAT, setting=dict(encoder=dict(type="resnet50")))}, file)
+                    "meta": dict(format=FORMAT, version=2, method=standard_method("loco"),
+                                 setting=dict(encoder=dict(type="resnet50")))}, file)
         parts = [file, "holds the encoder resnet50, but resnet18 is needed"]
     else:
         weights = content["state_dict"]
