@@ -11,7 +11,7 @@ setup(
     long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["pretrain", "pretrain.*", "loco_det", "loco_det.*"]),
-    package_data={"loco_det.html_report": ["templates/*"], "pretrain.results": ["papers/*.json"]},
+    package_data={"loco_det.report": ["templates/*"], "pretrain.results": ["papers/*.json"]},
     python_requires=">=3.10",
     # The onedl forks keep the import names mmengine, mmcv and mmdet and follow current torch; the originals stopped in 2024.
     install_requires=[

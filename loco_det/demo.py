@@ -19,12 +19,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pretrain.checkpoint_files import checkpoint_files
+from pretrain.engine.checkpoints import checkpoint_files
+from pretrain.engine.work_dir import write_json
 from pretrain.results.formats import table_text
 from pretrain.results.method import shown_method
 from pretrain.results.table import Table, results_table
-from pretrain.training_log import read_training_log
-from pretrain.work_dir import write_json
+from pretrain.results.training_log import read_training_log
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("loco", "simclr", "gim")  # the longest first, so that no core idles at the end
@@ -111,7 +111,7 @@ def ap_rows(table: Table) -> list[dict[str, Any]]:
 def _report_line(work_dir: Path) -> str:
     """Writes the report and says where, or why it could not: the table, which is to be printed, matters more."""
     try:
-        from loco_det.html_report.render import write_report
+        from loco_det.report.render import write_report
 
         return f"Report: {write_report([work_dir], work_dir / 'report.html')}"
     except Exception as error:  # of whatever kind

@@ -1,6 +1,6 @@
 """Importing this module makes mmdet usable and registers everything of ours that configs name."""
 
-from loco_det.mmcv_ops import install_torchvision_kernels
+from loco_det.model.mmcv_ops import install_torchvision_kernels
 
 install_torchvision_kernels()  # before anything of mmdet is imported
 
@@ -8,15 +8,7 @@ from mmdet.utils import register_all_modules  # noqa: E402
 
 register_all_modules(init_default_scope=False)
 
-import loco_det.backbone  # noqa: E402
-import loco_det.data_parallel  # noqa: E402
-import loco_det.datasets.coco  # noqa: E402
-import loco_det.datasets.sampling  # noqa: E402
-import loco_det.detector  # noqa: E402
-import loco_det.evaluation.cityscapes_metric  # noqa: E402
-import loco_det.evaluation.coco_ap  # noqa: E402
-import loco_det.training_loop  # noqa: E402, F401
-import pretrain.checkpoint_hook  # noqa: E402
-import pretrain.hooks  # noqa: E402
-import pretrain.monitoring  # noqa: E402
-import pretrain.optimizers  # noqa: E402, F401
+import pretrain.engine.checkpoint_hook  # noqa: E402
+import pretrain.engine.hooks  # noqa: E402
+import pretrain.engine.monitoring  # noqa: E402
+import pretrain.engine.optimizers  # noqa: E402, F401

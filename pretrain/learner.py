@@ -13,15 +13,15 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from pretrain.decoders import Decoder
-from pretrain.distributed import GradientAverager, average
+from pretrain.distributed.comm import GradientAverager, average
 from pretrain.encoders import build_encoder
-from pretrain.local_backprop import LocalBackprop
-from pretrain.local_units import LocalUnit, build_units, unit_names, untrained_blocks
+from pretrain.heads import Decoder
+from pretrain.local.executor import LocalBackprop
+from pretrain.local.sequential import check_separable
+from pretrain.local.soft_sharing import SoftSharing, SoftSharingBackprop
+from pretrain.local.units import LocalUnit, build_units, unit_names, untrained_blocks
 from pretrain.objectives import Objective, build_objective
 from pretrain.options import build_with_options
-from pretrain.sequential import check_separable
-from pretrain.soft_sharing import SoftSharing, SoftSharingBackprop
 
 AUTOCAST = {None: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
@@ -34,20 +34,20 @@ class LocalContrastiveLearner(BaseModel):
 
     Args:
         encoder: name or config of the encoder, see :func:`pretrain.encoders.build_encoder`.
-        rule: learning rule or list of block ranges, see :func:`pretrain.local_units.build_units`.
-        decoder: options of :class:`~pretrain.decoders.Decoder`, the same for every unit.
+        rule: learning rule or list of block ranges, see :func:`pretrain.local.units.build_units`.
+        decoder: options of :class:`~pretrain.heads.Decoder`, the same for every unit.
         objective: name or config of the objective, the same for every unit, see
             :func:`pretrain.objectives.build_objective`.
         autocast: ``"bfloat16"`` or ``"float16"`` to run the forward passes in that type, None for float32; float16 needs the
-            :class:`~pretrain.optimizers.LossScalingOptimWrapper`. Losses are computed in float32 whatever this is.
+            :class:`~pretrain.engine.optimizers.LossScalingOptimWrapper`. Losses are computed in float32 whatever this is.
         channels_last: keep convolution weights and inputs in channels-last order.
         compile: backend of torch.compile for the encoder's blocks and the decoders (``"inductor"``), None to run them as
             they are. A compiled block's backward pass always computes weight gradients, also where the executor wants the
             gradient to the input alone: it pays for rules without overlap.
         allow_untrained: whether blocks that no unit updates may stay untrained, which is then logged.
-        recompute: what is run forward again to save memory, see :data:`pretrain.segments.RECOMPUTE`.
-        soft_sharing: options of :class:`~pretrain.soft_sharing.SoftSharing` to give LoCo's units their own copies of shared
-            stages; None to share the stages themselves.
+        recompute: what is run forward again to save memory, see :data:`pretrain.local.segments.RECOMPUTE`.
+        soft_sharing: options of :class:`~pretrain.local.soft_sharing.SoftSharing` to give LoCo's units their own copies of
+            shared stages; None to share the stages themselves.
         method_name: what tables call the method instead of a label made of its options; None for that.
         data_preprocessor: mmengine's; by default batches are only moved to the device.
 
@@ -144,7 +144,7 @@ class LocalContrastiveLearner(BaseModel):
 
         Raises:
             ValueError: there is no such unit, or the units cannot be trained one after the other, see
-                :func:`pretrain.sequential.check_separable`.
+                :func:`pretrain.local.sequential.check_separable`.
         """
         if index is None:
             self.backprop = self._executor(self.units, self.allow_untrained)

@@ -14,29 +14,29 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-import pretrain.checkpoint_hook
-import pretrain.data.batched_views
 import pretrain.data.dataset
-import pretrain.data.resident
-import pretrain.data_parallel
-import pretrain.hooks
+import pretrain.data.device_views
+import pretrain.data.in_memory
+import pretrain.distributed.data_parallel
+import pretrain.engine.checkpoint_hook
+import pretrain.engine.hooks
+import pretrain.engine.loop
+import pretrain.engine.monitoring
+import pretrain.engine.optimizers
 import pretrain.learner
-import pretrain.loops
-import pretrain.monitoring
-import pretrain.optimizers
-import pretrain.sequential  # these register what configs name
-from pretrain import distributed
-from pretrain.checkpoint_files import checkpoint_files, checkpoint_name, newest_intact
-from pretrain.checkpoints import RECORD_KEY, load_checkpoint
+import pretrain.local.sequential  # these register what configs name
 from pretrain.data.synthetic import ensure_configured
+from pretrain.distributed import comm
+from pretrain.engine.backbone_file import RECORD_KEY
+from pretrain.engine.checkpoints import checkpoint_files, checkpoint_name, load_checkpoint, newest_intact
+from pretrain.engine.learning_rates import check_schedule, resolve_lr
+from pretrain.engine.optimizers import check_no_accumulation
+from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint
 from pretrain.errors import RunInterrupted
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.learning_rates import check_schedule, resolve_lr
-from pretrain.optimizers import check_no_accumulation
 from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
 from pretrain.results.store import PRETRAINING, RecordError, measurement, new_record, read_record, write_record
-from pretrain.training_log import read_training_log
-from pretrain.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint
+from pretrain.results.training_log import read_training_log
 
 
 def use_data_root(config: Config, data_root: str) -> None:
@@ -55,7 +55,7 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
         config: resolved config with ``work_dir`` set. Its batch size is the global one, whatever the number of processes.
         resume: continue from the work directory's newest intact checkpoint; with none there, start; a finished run is left
             as it is.
-        launcher: ``"none"`` for a single process, or one of :data:`pretrain.distributed.LAUNCHERS`.
+        launcher: ``"none"`` for a single process, or one of :data:`pretrain.distributed.comm.LAUNCHERS`.
 
     Returns:
         The last checkpoint.
@@ -66,7 +66,7 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
             before training starts.
         RunInterrupted: a signal asked the run to stop; it is saved.
     """
-    distributed.start_processes(launcher)
+    comm.start_processes(launcher)
     plain = _resolve(config)
     work_dir, identity = Path(config.work_dir), _identity(plain)
     _check_kind(work_dir)
@@ -74,16 +74,16 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
     sha256 = check_work_dir(work_dir, identity) if begun else config_fingerprint(identity)[0]
     checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
     if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
-        if distributed.rank() == 0 and _lacks_rows(work_dir / RECORD_NAME):  # stopped between checkpoint and record
+        if comm.rank() == 0 and _lacks_rows(work_dir / RECORD_NAME):  # stopped between checkpoint and record
             _finish_record(work_dir, None)
-        distributed.stop_processes()
+        comm.stop_processes()
         return checkpoint
     runner = _build_runner(plain, checkpoint, launcher)
     record = _record(runner, plain)
     runner.register_hook(dict(type="RecordHook", key=RECORD_KEY, record=_checkpoint_record(record, sha256)))
     for message in damaged:
         runner.logger.warning(f"passed over a checkpoint: {message}")
-    if distributed.rank() == 0:
+    if comm.rank() == 0:
         if not begun:
             (work_dir / RECORD_NAME).unlink(missing_ok=True)
         claim_work_dir(work_dir, identity, record)
@@ -109,7 +109,7 @@ def _resolve(config: Config) -> dict:
         raise ValueError(f"the config has max_epochs={plain['max_epochs']}, but train_cfg.max_epochs={epochs}, which is "
                          "what counts; set train_cfg.max_epochs")
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
-    with distributed.first_process_first():
+    with comm.first_process_first():
         ensure_configured(plain)
     dataset = plain["train_dataloader"]["dataset"]
     dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
@@ -139,9 +139,9 @@ def _lacks_rows(file: Path) -> bool:
 
 
 def _end(work_dir: Path, seconds: float) -> None:
-    if distributed.rank() == 0:
+    if comm.rank() == 0:
         _finish_record(work_dir, seconds)
-    distributed.stop_processes()  # all processes at once; one that ends with its group open may abort
+    comm.stop_processes()  # all processes at once; one that ends with its group open may abort
 
 
 def _record(runner: Runner, config: dict) -> dict[str, Any]:
@@ -196,9 +196,9 @@ def _build_runner(config: dict, checkpoint: Path | None, launcher: str) -> Runne
         share_of_process(config),
         **start,
         randomness=dict(config.get("randomness", {}), seed=seed),
-        launcher=launcher if distributed.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
+        launcher=launcher if comm.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
     )))
-    with distributed.first_process_first(), _naming("train_dataloader"):
+    with comm.first_process_first(), _naming("train_dataloader"):
         assert runner.train_loop is not None  # builds the data set
     _check_images(runner, config, checkpoint)
     with _naming("optim_wrapper"):
@@ -247,7 +247,7 @@ def share_of_process(config: dict) -> dict:
         ValueError: the batch is of one image or cannot be divided, the learning rate is ambiguous, the schedule does not fit
             the run, or gradients are to be accumulated.
     """
-    batch_size, world_size = config["train_dataloader"]["batch_size"], distributed.world_size()
+    batch_size, world_size = config["train_dataloader"]["batch_size"], comm.world_size()
     if batch_size < 2:
         raise ValueError(f"train_dataloader.batch_size is {batch_size}; contrastive losses need at least 2 images, each "
                          "other's negatives")

@@ -5,25 +5,17 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 from tests.conftest import ROOT
 
-# images -> views -> encoder -> units -> checkpoint -> backbone -> detector -> splits -> table; no module imports a later one
-FORBIDDEN = {
-    "pretrain": ("loco_det", "mmdet", "mmcv"),
-    "pretrain/data": ("pretrain.encoders", "pretrain.learner", "pretrain.run", "pretrain.checkpoints", "pretrain.results"),
-    "pretrain/encoders": ("pretrain.decoders", "pretrain.local_units", "pretrain.learner", "pretrain.checkpoints",
-                          "pretrain.results"),
-    "pretrain/objectives": ("pretrain.encoders", "pretrain.decoders", "pretrain.learner", "pretrain.results"),
-    "pretrain/learner.py": ("pretrain.results", "pretrain.run", "pretrain.checkpoints", "pretrain.readout"),
-    "pretrain/results": ("pretrain.run", "pretrain.readout", "pretrain.figures"),
-    "pretrain/readout": ("pretrain.figures",),
-    "loco_det/datasets": ("loco_det.backbone", "loco_det.experiment", "loco_det.html_report"),
-    "loco_det/evaluation": ("loco_det.experiment", "loco_det.html_report", "loco_det.demo"),
-}
+# Every room may import those above it in its list, and loco_det those of pretrain; what is in no list fails the test.
+PRETRAIN = ["errors", "options", "encoders", "heads", "local", "distributed", "objectives", "learner", "data", "engine",
+            "results", "run", "costs", "eval", "figures"]
+LOCO_DET = ["datasets", "model", "evaluation", "register", "experiment", "figures", "report", "demo"]
+ORDER = {f"{package}.{room}": i for i, (package, room) in enumerate(
+    [("pretrain", room) for room in PRETRAIN] + [("loco_det", room) for room in LOCO_DET])}
 
 
 def imported_modules(file: Path) -> set[str]:
@@ -37,13 +29,47 @@ def imported_modules(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("folder", FORBIDDEN)
-def test_imports_go_one_way(folder):
-    """No module imports one that stands later in the line; pretraining never needs mmdet."""
-    place = ROOT / folder
-    for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
+def room(module: str) -> str:
+    """``pretrain.data`` of ``pretrain.data.views``."""
+    return ".".join(module.split(".")[:2])
+
+
+def test_imports_go_one_way():
+    """No module imports from a room that stands later in the line."""
+    against = []
+    for package in ("pretrain", "loco_det"):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            own = room(".".join(file.relative_to(ROOT).with_suffix("").parts))
+            if own.endswith(".__init__"):
+                continue
+            against += [f"{file.relative_to(ROOT)} imports {module}" for module in imported_modules(file)
+                        if ORDER.get(room(module), -1) > ORDER[own]]
+    assert against == []
+
+
+def test_no_circle_of_modules():
+    """Modules of a room have an order, too."""
+    files = {".".join(file.relative_to(ROOT).with_suffix("").parts): file
+             for package in ("pretrain", "loco_det") for file in (ROOT / package).rglob("*.py")}
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    imports = {name: {module for module in imported_modules(file) if module in files and module != name}
+               for name, file in files.items()}
+    TopologicalSorter(imports).prepare()  # raises a CycleError that names the circle
+
+
+def test_pretraining_needs_no_detector():
+    """``pretrain`` imports neither ``loco_det`` nor mmdet nor mmcv, and only its room for it knows torch.distributed."""
+    for file in sorted((ROOT / "pretrain").rglob("*.py")):
         for module in imported_modules(file):
-            assert not any(module == bad or module.startswith(bad + ".") for bad in FORBIDDEN[folder]), f"{file}: {module}"
+            assert module.split(".")[0] not in ("loco_det", "mmdet", "mmcv"), f"{file}: {module}"
+
+
+def test_only_one_room_knows_torch_distributed():
+    """Everybody else asks :mod:`pretrain.distributed.comm`."""
+    for package in ("pretrain", "loco_det", "tools"):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            if file.parent != ROOT / "pretrain" / "distributed":
+                assert not any(module.startswith("torch.distributed") for module in imported_modules(file)), file
 
 
 def test_ruff_finds_nothing():

@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
-from pretrain.readout.arguments import add_analysis_arguments, run_analyses
+from pretrain.engine.cli import command, tool_parser
+from pretrain.eval.arguments import add_analysis_arguments, run_analyses
 
 
 @command

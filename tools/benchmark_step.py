@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
+from pretrain.engine.cli import command, tool_parser
 
 
 @command
@@ -42,7 +42,7 @@ def main() -> str:
     parser.add_argument("--against", nargs="*", default=["lightly", "solo-learn"], metavar="LIBRARY",
                         help="lightly and solo-learn by default; without a name, ours alone")
     args = parser.parse_args()
-    from pretrain.library_benchmark import BenchmarkConfig, compare_libraries, draw_images, link_images, make_runs
+    from pretrain.costs.library_benchmark import BenchmarkConfig, compare_libraries, draw_images, link_images, make_runs
 
     config = BenchmarkConfig(args.encoder, args.batch_size, args.image_size, args.rounds, args.epoch_batches, args.workers)
     make_runs(config, args.against)  # what is not installed is told before images are drawn

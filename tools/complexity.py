@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, encoder_spec, tool_parser
+from pretrain.engine.cli import command, encoder_spec, tool_parser
 
 
 @command
@@ -25,7 +25,7 @@ def main() -> str:
     parser.add_argument("--input-size", type=int, default=224, metavar="PX", help="side of the image (default: 224)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     args = parser.parse_args()
-    from pretrain.complexity import format_table, stage_complexity
+    from pretrain.costs.complexity import format_table, stage_complexity
     from pretrain.encoders import build_encoder
 
     complexity = stage_complexity(build_encoder(encoder_spec(args.encoder)), args.input_size)

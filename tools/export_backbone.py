@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
+from pretrain.engine.cli import command, tool_parser
 
 
 @command
@@ -22,7 +22,7 @@ def main() -> str:
     parser.add_argument("checkpoint", help="an epoch_*.pth of tools/pretrain.py")
     parser.add_argument("out", help="file to write")
     args = parser.parse_args()
-    from pretrain.checkpoints import export_backbone
+    from pretrain.engine.backbone_file import export_backbone
 
     return json.dumps(export_backbone(args.checkpoint, args.out))
 

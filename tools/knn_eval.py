@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
-from pretrain.readout.arguments import add_readout_arguments, run_readout
+from pretrain.engine.cli import command, tool_parser
+from pretrain.eval.arguments import add_readout_arguments, run_readout
 
 
 @command
@@ -26,7 +26,7 @@ def main() -> str:
     args = parser.parse_args()
 
     def make_method():
-        from pretrain.readout.knn import NearestNeighbours
+        from pretrain.eval.knn import NearestNeighbours
 
         return NearestNeighbours(k=args.k, temperature=args.temperature, batch_size=args.batch_size)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
-from pretrain.readout.arguments import add_readout_arguments, run_readout
+from pretrain.engine.cli import command, tool_parser
+from pretrain.eval.arguments import add_readout_arguments, run_readout
 
 # which options each protocol has, beside the batch size
 OPTIONS = {"paper": ("epochs", "lr"), "cached": (), "adam": ("epochs", "lr", "weight_decay"),
@@ -43,10 +43,10 @@ def main() -> str:
             raise ValueError(f"--{name.replace('_', '-')} is not an option of the protocol {args.protocol!r}; leave it out")
 
     def make_method():
-        from pretrain.readout.adam_probe import AdamLinearProbe
-        from pretrain.readout.cached_probe import CachedLinearProbe
-        from pretrain.readout.finetune import FineTuning
-        from pretrain.readout.linear_probe import LinearProbe
+        from pretrain.eval.adam_probe import AdamLinearProbe
+        from pretrain.eval.finetune import FineTuning
+        from pretrain.eval.linear_probe import LinearProbe
+        from pretrain.eval.logistic import CachedLinearProbe
 
         methods = {"paper": LinearProbe, "cached": CachedLinearProbe, "adam": AdamLinearProbe, "finetune": FineTuning}
         return methods[args.protocol](batch_size=args.batch_size, **given)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, encoder_spec, tool_parser
+from pretrain.engine.cli import command, encoder_spec, tool_parser
 
 
 @command
@@ -35,8 +35,8 @@ def main() -> str:
     parser.add_argument("--timed", action="store_true", help="time real steps on this machine, too")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     args = parser.parse_args()
-    from pretrain.memory import compare_methods, format_table, method_options
-    from pretrain.step_benchmark import add_measurements
+    from pretrain.costs.memory import compare_methods, format_table, method_options
+    from pretrain.costs.step_benchmark import add_measurements
 
     methods = {Path(name).stem: method_options(name) for name in args.methods}
     encoder = encoder_spec(args.encoder)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import add_config_arguments, command, load_config, note, tool_parser
+from pretrain.engine.cli import add_config_arguments, command, load_config, note, tool_parser
 
 NEEDED_KEYS = ("model.rule", "train_dataloader", "optim_wrapper", "train_cfg.max_epochs")
 DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
@@ -39,11 +39,11 @@ def main() -> str:
         note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")
     config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain", needed_keys=NEEDED_KEYS)
     if args.show_units:
-        from pretrain.unit_layout import model_of_config
-        from pretrain.unit_text import units_as_text
+        from pretrain.figures.unit_layout import model_of_config
+        from pretrain.figures.unit_text import units_as_text
 
         return units_as_text(model_of_config(config))
-    from pretrain.distributed import find_launcher
+    from pretrain.distributed.comm import find_launcher
     from pretrain.run import pretrain, use_data_root
 
     if args.data_root:

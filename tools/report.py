@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from loco_det.html_report import DEFAULT_GALLERY
-from pretrain.cli import command, tool_parser
+from loco_det.report import DEFAULT_GALLERY
+from pretrain.engine.cli import command, tool_parser
 
 
 @command
@@ -29,7 +29,7 @@ def main() -> str:
     parser.add_argument("--data-root", metavar="DIR",
                         help="folder of the detection data set, where it has moved since the detectors were trained")
     args = parser.parse_args()
-    from loco_det.html_report.render import write_report
+    from loco_det.report.render import write_report
 
     return str(write_report(args.directories, args.out, args.gallery, args.data_root))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, note, tool_parser
+from pretrain.engine.cli import command, note, tool_parser
 
 
 @command

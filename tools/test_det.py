@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import Overrides, command, load_config, tool_parser
+from pretrain.engine.cli import Overrides, command, load_config, tool_parser
 
 
 @command
@@ -35,16 +35,16 @@ def main() -> str:
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()
-    from loco_det.evaluation.detector_checkpoint import NEEDED_KEYS, evaluate_checkpoint
-    from loco_det.experiment_inputs import use_data_root
-    from pretrain import distributed
+    from loco_det.experiment.evaluate import NEEDED_KEYS, evaluate_checkpoint
+    from loco_det.experiment.inputs import use_data_root
+    from pretrain.distributed import comm
 
     config = load_config(args.config, args, "work_dirs", NEEDED_KEYS)
     if args.data_root:
         use_data_root(config, args.data_root)
-    distributed.start_processes(args.launcher or distributed.find_launcher())
+    comm.start_processes(args.launcher or comm.find_launcher())
     metrics = evaluate_checkpoint(config, args.checkpoint, args.dump, args.backend)
-    distributed.stop_processes()
+    comm.stop_processes()
     return json.dumps(metrics, allow_nan=False)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import command, tool_parser
+from pretrain.engine.cli import command, tool_parser
 
 
 @command
@@ -34,7 +34,7 @@ def main() -> str:
     parser.add_argument("--seed", type=int, default=0, help="of points, noise and start (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     args = parser.parse_args()
-    from pretrain.toy_collapse import ToyProblem, compare_thresholds, format_table
+    from pretrain.eval.toy_collapse import ToyProblem, compare_thresholds, format_table
 
     problem = ToyProblem(args.dim, args.sigma, args.points, args.steps, args.learning_rate, args.temperature, args.seed)
     results = compare_thresholds(problem, args.thresholds)

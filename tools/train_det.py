@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.cli import add_config_arguments, command, tool_parser
+from pretrain.engine.cli import add_config_arguments, command, tool_parser
 
 
 @command
@@ -34,10 +34,10 @@ def main() -> str:
     parser.add_argument("--gpus-per-run", type=int, metavar="N", help="give each run N of the GPUs, many at a time")
     add_config_arguments(parser, data_root_help="folder of the detection data set, instead of the config's")
     args = parser.parse_args()
-    from loco_det.experiment_inputs import detection_configs
+    from loco_det.experiment.inputs import detection_configs
 
     configs = detection_configs(args)  # what is missing is reported before libraries of detection are imported
-    from loco_det.launch import train_detectors
+    from loco_det.experiment.launch import train_detectors
 
     return "\n".join(map(str, train_detectors(configs, args, tool=__file__)))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
 from loco_det.figures import commands as detection
-from pretrain.cli import command, tool_parser
+from pretrain.engine.cli import command, tool_parser
 from pretrain.figures import commands as pretraining
 
 DEFAULT_OUT = "work_dirs/figures"

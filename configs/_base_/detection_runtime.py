@@ -1,4 +1,4 @@
-# What every detection run shares. Evaluation happens once, after training, in loco_det.experiment.
+# What every detection run shares. Evaluation happens once, after training, in loco_det.experiment.experiment.
 default_scope = "mmdet"
 custom_imports = dict(imports=["loco_det.register"])
 default_hooks = dict(

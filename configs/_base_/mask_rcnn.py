@@ -1,7 +1,7 @@
 # Mask R-CNN as in LoCo, section 5.2: mmdet's, with the 4conv-1fc box head and a normalisation after every new convolution of
 # FPN, box head and mask head (not of the RPN head, which section 5.2 does not name and mmdet shares over pyramid levels).
-# What the values below, the data and the encoder decide is filled in when the run starts (loco_det.detection_config): layers
-# of normalisation, class count, the FPN's input channels, paths.
+# What the values below, the data and the encoder decide is filled in when the run starts (loco_det.experiment.config):
+# layers of normalisation, class count, the FPN's input channels, paths.
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 
 new_layer_norm = "SyncBN"  # section 5.2; "GN" or "none" tells what it contributes

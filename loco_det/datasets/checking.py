@@ -14,8 +14,8 @@ from loco_det.datasets import cityscapes
 from loco_det.datasets.annotation_checks import ContentCheck, check_content
 from loco_det.datasets.annotations import AnnotationError, absent_images, read_content
 from loco_det.datasets.findings import Findings, Problem
-from loco_det.parallel import map_in_processes
-from pretrain.data.images import UndecodableImageError, decode_image
+from loco_det.datasets.parallel import map_in_processes
+from pretrain.data.decoding import UndecodableImageError, decode_image
 
 OFFICIAL_COCO = {"train": 118_287, "val": 5_000}  # images of train2017 and val2017
 MIN_SIDE = 32  # pixels: filter_cfg.min_size of the configs of COCO and Cityscapes

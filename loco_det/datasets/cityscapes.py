@@ -23,9 +23,9 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 from pycocotools.coco import COCO
 
-from loco_det.parallel import map_in_processes
+from loco_det.datasets.parallel import map_in_processes
+from pretrain.engine.work_dir import check_writable, write_json
 from pretrain.errors import RunFailedError
-from pretrain.work_dir import check_writable, write_json
 
 # images per city of the official release: 2,975 and 500
 OFFICIAL_IMAGES = {

@@ -11,12 +11,12 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 
 from pretrain.data.dataset import SampleKey
-from pretrain.data.images import UndecodableImageError, decode_image
+from pretrain.data.decoding import UndecodableImageError, decode_image
 
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Decodes ``results["img_path"]`` as pretraining does (:func:`pretrain.data.images.decode_image`), to BGR uint8."""
+    """Decodes ``results["img_path"]`` as pretraining does (:func:`pretrain.data.decoding.decode_image`), to BGR uint8."""
 
     def transform(self, results: dict) -> dict:
         """Adds ``img`` ``(H, W, 3)``, ``img_shape`` and ``ori_shape``."""

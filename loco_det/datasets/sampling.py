@@ -10,8 +10,8 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from pretrain import distributed
 from pretrain.data.dataset import SampleKey
+from pretrain.distributed import comm
 
 
 @DATA_SAMPLERS.register_module()
@@ -48,7 +48,7 @@ class AspectRatioSampler(Sampler):
         self.start = 0
         infos = (dataset.get_data_info(index) for index in range(len(dataset)))
         self._is_wide = np.array([info["width"] >= info["height"] for info in infos], dtype=bool)  # (len(dataset),)
-        self._global_batch = batch_size * distributed.world_size()
+        self._global_batch = batch_size * comm.world_size()
         wide = int(self._is_wide.sum())
         self._batches_of_epoch = wide // self._global_batch + (len(self._is_wide) - wide) // self._global_batch
         if self._batches_of_epoch == 0 and (iterations is None or len(self._is_wide) == 0):
@@ -64,7 +64,7 @@ class AspectRatioSampler(Sampler):
 
     def __iter__(self) -> Iterator[SampleKey]:
         passes, indices = self._order()  # (number of batches, global batch) each
-        first = distributed.rank() * self.batch_size
+        first = comm.rank() * self.batch_size
         mine = slice(first, first + self.batch_size)
         pairs = zip(passes[:, mine].reshape(-1)[self.start :], indices[:, mine].reshape(-1)[self.start :], strict=True)
         return (SampleKey(self.seed, int(number), int(index)) for number, index in pairs)

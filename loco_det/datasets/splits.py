@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pretrain.work_dir import write_json
+from pretrain.engine.work_dir import write_json
 
 __all__ = ["image_ids_sha256", "select_image_ids", "split_seed", "write_split", "write_splits"]
 

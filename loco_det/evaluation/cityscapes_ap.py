@@ -27,7 +27,7 @@ from loco_det.datasets.cityscapes import (
     instance_ids_size,
     read_instance_ids,
 )
-from loco_det.parallel import map_in_processes
+from loco_det.datasets.parallel import map_in_processes
 
 if not hasattr(np, "in1d"):  # cityscapesscripts calls it; numpy 2.4 has only its successor
     np.in1d = np.isin

@@ -21,7 +21,7 @@ import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS as METRIC_REGISTRY
 
-from pretrain.work_dir import write_json
+from pretrain.engine.work_dir import write_json
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 FASTER, REFERENCE = "faster_coco_eval", "pycocotools"
@@ -142,7 +142,7 @@ class CocoAP(CocoMetric):
 
     Args:
         ann_file: the annotations; their masks are checked here, before anything is trained.
-        tasks: what the detector predicts, see :func:`loco_det.detection_config.detector_tasks`.
+        tasks: what the detector predicts, see :func:`loco_det.experiment.config.detector_tasks`.
         backend: see :func:`coco_ap`.
         dump: prefix of the files to write the predictions to, in COCO's result format: ``PREFIX.bbox.json`` and
             ``PREFIX.segm.json``.

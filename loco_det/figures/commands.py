@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from pretrain.cli import note
+from pretrain.engine.cli import note
 from pretrain.figures.commands import Command
 
 if TYPE_CHECKING:

@@ -21,14 +21,14 @@ from pycocotools import mask as coco_mask
 from torch import nn
 
 from loco_det.datasets.annotations import derive, load_annotations
-from loco_det.detection_config import dataset_options, detector_config
-from loco_det.evaluation.detector_checkpoint import REGISTRATION, check_record, load_detector, read_detector
-from pretrain.checkpoint_files import checkpoint_files
+from loco_det.experiment.config import dataset_options, detector_config
+from loco_det.experiment.evaluate import REGISTRATION, check_record, load_detector, read_detector
+from pretrain.engine.checkpoints import checkpoint_files
+from pretrain.engine.work_dir import RECORD_NAME, write_json
 from pretrain.results.store import Record, RecordError, read_record
-from pretrain.work_dir import RECORD_NAME, write_json
 
 TYPE_NAME = re.compile(r"(mmdet\.)?\w+")  # mmengine imports whatever other dotted name a config has as a type
-VAL_ANNOTATIONS = "annotations_val.json"  # in the run directory, see loco_det.experiment
+VAL_ANNOTATIONS = "annotations_val.json"  # in the run directory, see loco_det.experiment.experiment
 
 
 @dataclass(frozen=True)

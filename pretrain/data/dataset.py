@@ -12,10 +12,10 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from pretrain import distributed
-from pretrain.data.images import UndecodableImageError
+from pretrain.data.decoding import UndecodableImageError
 from pretrain.data.sources import build_source
 from pretrain.data.views import TwoViews
+from pretrain.distributed import comm
 
 
 class SampleKey(NamedTuple):
@@ -110,7 +110,7 @@ class KeyedSampler(Sampler):
     """
 
     def __init__(self, dataset: Dataset, seed: int | None = None) -> None:
-        self.num_samples = len(dataset) // distributed.world_size()
+        self.num_samples = len(dataset) // comm.world_size()
         self.seed = seed or 0
         self.epoch = 0
         self.start = 0
@@ -126,7 +126,7 @@ class KeyedSampler(Sampler):
 
     def __iter__(self) -> Iterator[SampleKey]:
         order = self._epoch_order(np.random.default_rng([self.seed, self.epoch]))
-        mine = order[distributed.rank() :: distributed.world_size()][self.start : self.num_samples]
+        mine = order[comm.rank() :: comm.world_size()][self.start : self.num_samples]
         return (SampleKey(self.seed, self.epoch, int(index)) for index in mine)
 
 

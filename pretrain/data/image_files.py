@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from pretrain.data.images import IMAGE_SUFFIXES, decode_image, is_hidden, is_image, list_image_names, walk_images
+from pretrain.data.decoding import IMAGE_SUFFIXES, decode_image, is_hidden, is_image, list_image_names, walk_images
 from pretrain.data.sources import SOURCES, ImageSource, class_names
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pretrain.data.images import UndecodableImageError, decode_image
+from pretrain.data.decoding import UndecodableImageError, decode_image
 from pretrain.data.sources import SOURCES, ImageSource, class_names
 
 SPLIT = "{split}"  # stands for the split's name in the names of files

@@ -16,7 +16,7 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from pretrain.data.images import UndecodableImageError, decode_image
+from pretrain.data.decoding import UndecodableImageError, decode_image
 from pretrain.data.sources import SOURCES, ImageSource, class_names
 from pretrain.data.tar_index import NO_LABEL, ShardIndex, index_shards, shard_stamp
 

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from mmengine.logging import print_log
 
+from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.figures.labels import legend_height, outside_legend, wrapped
 from pretrain.figures.style import (
     COLUMN_WIDTH,
@@ -31,8 +32,7 @@ from pretrain.figures.style import (
 from pretrain.results.method import Method, differences, shown_method, unique_labels
 from pretrain.results.store import ANALYSIS, Record, RecordError, canonical, find_records, read_record
 from pretrain.results.table import in_words
-from pretrain.training_log import TrainingLog, read_training_log, training_logs_below
-from pretrain.work_dir import RECORD_NAME
+from pretrain.results.training_log import TrainingLog, read_training_log, training_logs_below
 
 DETAILS = {"probes": ("blocks",), "spectrum": ("points",), "kept": ("units", "epochs", "kept_positive", "kept_negative")}
 FLOOR = 1e-8  # of normalised singular values: what is below is rounding

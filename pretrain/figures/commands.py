@@ -48,8 +48,8 @@ def _units_arguments(parser: ArgumentParser) -> None:
 
 
 def _units(args: Namespace) -> dict[str, Drawing]:
+    from pretrain.figures.unit_layout import read_model
     from pretrain.figures.units import draw_units
-    from pretrain.unit_layout import read_model
 
     return {"units": draw_units([read_model(path) for path in args.models])}
 
@@ -62,7 +62,7 @@ def _complexity_arguments(parser: ArgumentParser) -> None:
 
 
 def _complexity(args: Namespace) -> dict[str, Drawing]:
-    from pretrain.cli import encoder_spec
+    from pretrain.engine.cli import encoder_spec
     from pretrain.figures.complexity import draw_memory_savings, draw_stage_costs
 
     encoders = {name: encoder_spec(name) for name in args.encoders}
@@ -73,7 +73,7 @@ def _complexity(args: Namespace) -> dict[str, Drawing]:
 
 
 def _embed_arguments(parser: ArgumentParser) -> None:
-    from pretrain.readout.arguments import CHECKPOINT_HELP, add_input_arguments
+    from pretrain.eval.arguments import CHECKPOINT_HELP, add_input_arguments
 
     parser.add_argument("files", nargs="+", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP}: a panel each")
     parser.add_argument("--stage", metavar="NAME", help="whose features are embedded, such as res4 (default: the last)")
@@ -85,8 +85,8 @@ def _embed_arguments(parser: ArgumentParser) -> None:
 
 
 def _embed(args: Namespace) -> dict[str, Drawing]:
+    from pretrain.eval.arguments import encoder_of, source_of
     from pretrain.figures.embedding import ImageChoice, draw_embedding
-    from pretrain.readout.arguments import encoder_of, source_of
 
     choice = ImageChoice(source_of(args), args.data_root, args.split, args.classes, args.num, args.seed)
     return {"embed": draw_embedding(

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pretrain.complexity import USUAL_SIZE, EncoderComplexity, stage_complexity
+from pretrain.costs.complexity import USUAL_SIZE, EncoderComplexity, stage_complexity
+from pretrain.costs.memory import CHECKPOINTED, step_cost
 from pretrain.encoders import build_encoder
 from pretrain.figures.style import (
     BLACK,
@@ -26,7 +27,6 @@ from pretrain.figures.style import (
     method_color,
     new_figure,
 )
-from pretrain.memory import CHECKPOINTED, step_cost
 from pretrain.results.method import RULE_LABELS, Method
 
 Encoders = Mapping[str, str | Mapping[str, Any]]
@@ -85,7 +85,7 @@ def draw_stage_costs(encoders: Encoders, image_size: int = USUAL_SIZE) -> Drawin
 def draw_memory_savings(encoders: Encoders, batch_size: int = 64, image_size: int = USUAL_SIZE) -> Drawing:
     """How many times less memory a training step takes than SimCLR's: LoCo's table 7 and section 5.6, one panel an encoder.
 
-    The step is counted on fake tensors, see :mod:`pretrain.memory`.
+    The step is counted on fake tensors, see :mod:`pretrain.costs.memory`.
 
     Args:
         encoders: name for the panel -> what :func:`pretrain.encoders.build_encoder` takes.
@@ -93,7 +93,7 @@ def draw_memory_savings(encoders: Encoders, batch_size: int = 64, image_size: in
         image_size: side of the images.
 
     Raises:
-        ValueError: there is no encoder, or :func:`pretrain.memory.step_cost` refuses something.
+        ValueError: there is no encoder, or :func:`pretrain.costs.memory.step_cost` refuses something.
     """
     _check_named(encoders)
     costs = {name: _peaks(spec, batch_size, image_size) for name, spec in encoders.items()}

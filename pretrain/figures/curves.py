@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.figures.labels import legend_height, outside_legend, wrapped
 from pretrain.figures.style import (
     BLACK,
@@ -27,8 +28,7 @@ from pretrain.figures.style import (
 from pretrain.results.method import Method, differences, foreign_method, shown_method, unique_labels
 from pretrain.results.store import canonical, read_record
 from pretrain.results.table import in_words
-from pretrain.training_log import TrainingLog, find_training_logs, read_training_log
-from pretrain.work_dir import RECORD_NAME
+from pretrain.results.training_log import TrainingLog, find_training_logs, read_training_log
 
 COLUMNS = 3
 MOST_NAMED = 6  # units in a legend

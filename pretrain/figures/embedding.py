@@ -21,14 +21,14 @@ from torch import Tensor
 
 from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
 from pretrain.encoders import Encoder
+from pretrain.eval.data import CentreView, LabelledImages, balanced_subset
+from pretrain.eval.encoders import RANDOM, PooledFeatures, frozen, load_encoder, pretraining_image_size
+from pretrain.eval.evaluate import find_device
+from pretrain.eval.features import extract_features
+from pretrain.eval.session import DEFAULT_IMAGE_SIZE, default_workers
 from pretrain.figures.class_style import class_color, class_marker
 from pretrain.figures.labels import legend_height, outside_legend, unique_labels_by_path, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
-from pretrain.readout.data import CentreView, LabelledImages, balanced_subset
-from pretrain.readout.encoders import RANDOM, PooledFeatures, frozen, load_encoder, pretraining_image_size
-from pretrain.readout.evaluate import find_device
-from pretrain.readout.features import extract_features
-from pretrain.readout.session import DEFAULT_IMAGE_SIZE, default_workers
 from pretrain.results.method import dataset_name, unique_labels
 
 DEFAULT_CLASSES = 10

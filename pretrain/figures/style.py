@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pretrain.engine.work_dir import write_json
 from pretrain.results.method import Method
-from pretrain.work_dir import write_json
 
 COLUMN_WIDTH = 3.3  # inches, of a paper in two columns
 TEXT_WIDTH = 6.8

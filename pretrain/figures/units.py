@@ -26,7 +26,7 @@ from pretrain.figures.style import (
     new_figure,
     shades,
 )
-from pretrain.unit_layout import RuleLayout, UnitLayout, rule_layout
+from pretrain.figures.unit_layout import RuleLayout, UnitLayout, rule_layout
 
 COLUMNS = 3
 # inches, which are also the coordinates of the axes
@@ -50,7 +50,7 @@ def draw_units(models: Sequence[Mapping[str, Any]]) -> Drawing:
     """Draws learning rules side by side, the images at the bottom.
 
     Args:
-        models: see :func:`pretrain.unit_layout.rule_layout`.
+        models: see :func:`pretrain.figures.unit_layout.rule_layout`.
 
     Raises:
         ValueError: the learner refuses a model, as in training; or there is none.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain import distributed
+from pretrain.distributed import comm
 from pretrain.objectives.base import OBJECTIVES, Objective
 
 SUBSAMPLED = ("both", "positives", "negatives")
@@ -99,8 +99,8 @@ class NTXent(Objective):
         """What the sum over the local rows is divided by: a mean over the processes, for their losses are averaged, too."""
         if self.average_over == "all":
             return len(kept)
-        one_of_all = 1 / distributed.world_size()
-        return distributed.average(kept.sum()).clamp(min=one_of_all)  # where none is kept, the sum is 0 anyway
+        one_of_all = 1 / comm.world_size()
+        return comm.average(kept.sum()).clamp(min=one_of_all)  # where none is kept, the sum is 0 anyway
 
 
 def contrastive_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -124,13 +124,13 @@ def cosine_similarities(projections: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = projections.shape[0]
     if rows % 2:
         raise ValueError(f"NT-Xent needs two views of every image, got {rows} projections, an odd number")
-    if rows * distributed.world_size() < 4:
+    if rows * comm.world_size() < 4:
         raise ValueError("NT-Xent over a single image has no negatives; use a batch of at least 2 images")
     with torch.autocast(projections.device.type, enabled=False):
         wide = torch.promote_types(projections.dtype, torch.float32)
         z = F.normalize(projections.to(wide), dim=1)  # (2n, D)
-        similarity = z @ distributed.gather(z).T  # (2n, 2N), column r * 2n + i for row i of rank r
-        first = distributed.rank() * rows
+        similarity = z @ comm.gather(z).T  # (2n, 2N), column r * 2n + i for row i of rank r
+        first = comm.rank() * rows
         own = torch.arange(first, first + rows, device=z.device)  # (2n,)
         is_self = F.one_hot(own, similarity.shape[1]).bool()
         similarity = similarity.masked_fill(is_self, float("-inf"))

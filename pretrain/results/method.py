@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.data.batched_views import BatchedTwoViews
 from pretrain.data.dataset import TwoViewImages
-from pretrain.data.resident import ResidentImages
+from pretrain.data.device_views import BatchedTwoViews
+from pretrain.data.in_memory import ResidentImages
 from pretrain.data.synthetic_scenes import SyntheticConfig
 from pretrain.data.views import TwoViews
-from pretrain.decoders import Decoder
 from pretrain.encoders import encoder_spec
-from pretrain.local_units import RULES, LocalUnit, Stages, build_units
+from pretrain.engine.optimizers import LARS
+from pretrain.engine.work_dir import EXECUTION_KEYS
+from pretrain.heads import Decoder
+from pretrain.local.units import RULES, LocalUnit, Stages, build_units
 from pretrain.objectives import objective_type
-from pretrain.optimizers import LARS
-from pretrain.work_dir import EXECUTION_KEYS
 
 if TYPE_CHECKING:
     from pretrain.learner import LocalContrastiveLearner
@@ -110,7 +110,7 @@ def describe_method(
     """A method as plain data, options at their defaults written out.
 
     Args:
-        rule: as :func:`pretrain.local_units.build_units` takes it. A list of units that is SimCLR's, GIM's or LoCo's on
+        rule: as :func:`pretrain.local.units.build_units` takes it. A list of units that is SimCLR's, GIM's or LoCo's on
             these stages is that rule.
         objective: as :func:`pretrain.objectives.build_objective` takes it.
         decoder: options of the projection heads.

@@ -26,10 +26,11 @@ import pandas as pd
 import torch
 import torchvision
 
-from pretrain import __version__, distributed
+from pretrain import __version__
+from pretrain.distributed import comm
 from pretrain.encoders import encoder_label
+from pretrain.engine.work_dir import RECORD_NAME, git_revision, write_json
 from pretrain.results.method import leaves, plain_data, shown_method, unique_labels
-from pretrain.work_dir import RECORD_NAME, git_revision, write_json
 
 FORMAT, VERSION = "loco-det-run", 1
 KINDS = PRETRAINING, DETECTION, EVALUATION, ANALYSIS = "pretraining", "detection", "evaluation", "analysis"
@@ -100,7 +101,7 @@ def new_record(
         **{part: identity[part] for part in ("method", "setting", "repetition")},
         "protocol": dict(protocol),
         "argv": list(sys.argv),
-        "processes": distributed.world_size(),
+        "processes": comm.world_size(),
         "git_revision": git_revision(),
         "versions": versions(),
         "machine": machine(),

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.results.method import foreign_method, standard_method
 from pretrain.results.store import DETECTION, measurement, new_record, write_record
-from pretrain.work_dir import RECORD_NAME
 
 Values = Sequence[float | None]
 PROTOCOL = {"name": DETECTION, "num_val_images": 5000, "frozen_stages": 0, "config": {"train_cfg": {"max_iters": 60_000}}}

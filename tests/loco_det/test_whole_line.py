@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from loco_det.experiment import run_experiments
-from loco_det.html_report.render import write_report
-from pretrain.checkpoints import export_backbone
+from loco_det.experiment.experiment import run_experiments
+from loco_det.report.render import write_report
+from pretrain.engine.backbone_file import export_backbone
+from pretrain.eval.evaluate import Readout, read_out
+from pretrain.eval.knn import NearestNeighbours
 from pretrain.figures.curves import draw_curves
-from pretrain.readout.evaluate import Readout, read_out
-from pretrain.readout.knn import NearestNeighbours
+from pretrain.figures.unit_layout import read_model, rule_layout
 from pretrain.results.formats import numbers, table_text
 from pretrain.results.store import read_rows
 from pretrain.results.table import results_table
 from pretrain.run import pretrain, use_data_root
-from pretrain.unit_layout import read_model, rule_layout
 from tests.conftest import ROOT
-from tests.pretrain.readout.drawn import write_class_folders
+from tests.pretrain.eval.drawn import write_class_folders
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain import distributed
-from pretrain.local_units import RULES, LocalUnit, Stages
+from pretrain.distributed import comm
+from pretrain.local.units import RULES, LocalUnit, Stages
 from pretrain.objectives import OBJECTIVES, Objective
 
 
@@ -28,7 +28,7 @@ class LearnedScale(Objective):
         """See :class:`pretrain.objectives.Objective`."""
         self.steps += 1
         first, second = F.normalize(projections.to(torch.promote_types(projections.dtype, torch.float32)), dim=1).chunk(2)
-        spread = distributed.gather(torch.cat([first, second])).var(dim=0).sum()  # over the global batch
+        spread = comm.gather(torch.cat([first, second])).var(dim=0).sum()  # over the global batch
         loss = self.weight * ((first - self.scale * second).square().sum(dim=1).mean() - spread)
         return loss, {"spread": spread.detach()}
 

@@ -8,7 +8,7 @@ import signal
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from pretrain.distributed import rank
+from pretrain.distributed.comm import rank
 
 VARIABLE = "LOCO_DET_TEST_FAULT"  # "<moment> <iteration, from 1> <signal> <rank> <times>"
 MOMENTS = ("before_train_iter", "after_train_iter", "between_train_iters")

@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
+from pretrain.engine.learning_rates import resolve_lr
+from pretrain.engine.optimizers import LARS
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.learning_rates import resolve_lr
-from pretrain.optimizers import LARS
 from tests.conftest import ROOT
 
 CONFIGS = {path.stem: path for path in sorted(ROOT.glob("configs/pretrain/ablations/*.py"))}

@@ -10,10 +10,10 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from pretrain.data.batched_views import BatchedTwoViews
+from pretrain.data.device_views import BatchedTwoViews
 from pretrain.data.views import ViewOptions, jitter_strengths
+from pretrain.engine.learning_rates import check_schedule, resolve_lr
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.learning_rates import check_schedule, resolve_lr
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "configs/pretrain/subsampling"

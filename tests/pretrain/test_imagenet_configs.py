@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
+from pretrain.engine.learning_rates import check_schedule, resolve_lr
+from pretrain.engine.optimizers import LARS, check_no_accumulation
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.learning_rates import check_schedule, resolve_lr
-from pretrain.optimizers import LARS, check_no_accumulation
 from tests.conftest import ROOT
 
 RULES, ENCODERS, EPOCHS = ("simclr", "gim", "loco"), ("resnet50", "shufflenet_v2_50", "presnet50"), (100, 800)

@@ -11,9 +11,9 @@ import torch
 from mmengine.optim import OptimWrapper
 
 import tests.pretrain.custom_method  # noqa: F401  (registers an objective and a rule)
+from pretrain.engine.optimizers import LossScalingOptimWrapper
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.objectives import OBJECTIVES, Objective
-from pretrain.optimizers import LossScalingOptimWrapper
 
 
 def batch(n: int = 8) -> dict:

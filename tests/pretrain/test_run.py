@@ -12,13 +12,14 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from pretrain import distributed
-from pretrain.checkpoints import RECORD_KEY, load_checkpoint
+from pretrain.distributed import comm
+from pretrain.engine.backbone_file import RECORD_KEY
+from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.work_dir import claim_work_dir, config_fingerprint
 from pretrain.results.store import DETECTION, new_record, write_record
 from pretrain.run import _identity, _resolve, pretrain, share_of_process, use_data_root
-from pretrain.work_dir import claim_work_dir, config_fingerprint
 from tests.conftest import ROOT, assert_one_line_error
-from tests.pretrain.readout.written import identity_of_config
+from tests.pretrain.eval.written import identity_of_config
 
 CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 SMALL = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32"]
@@ -261,10 +262,10 @@ def test_processes_share_the_batch_and_its_learning_rate(monkeypatch):
     """The rate is that of the global batch; a batch that cannot be shared is refused with the numbers."""
     config = dict(train_dataloader=dict(batch_size=512), train_cfg=dict(max_epochs=2), param_scheduler=[],
                   optim_wrapper=dict(optimizer=dict(type="SGD"), lr_scaling=dict(rule="linear", base_lr=0.3)))
-    monkeypatch.setattr(distributed, "world_size", lambda: 8)
+    monkeypatch.setattr(comm, "world_size", lambda: 8)
     share = share_of_process(config)
     assert (share["train_dataloader"]["batch_size"], share["optim_wrapper"]["optimizer"]["lr"]) == (64, 0.6)
     assert share["model_wrapper_cfg"]["type"] == "DataParallelLearner"
-    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(comm, "world_size", lambda: 3)
     with pytest.raises(ValueError, match="batch_size is 512.*3 processes cannot share evenly"):
         share_of_process(config)

@@ -18,18 +18,18 @@ from pycocotools.coco import COCO
 import loco_det.register  # noqa: F401  isort: skip
 from loco_det.datasets.annotations import load_annotations
 from loco_det.datasets.splits import select_image_ids
-from loco_det.evaluation.detector_checkpoint import evaluate_checkpoint
-from loco_det.experiment import DataDescription, _own_config
-from loco_det.experiment_inputs import use_data_root
+from loco_det.experiment.evaluate import evaluate_checkpoint
+from loco_det.experiment.experiment import DataDescription, _own_config
+from loco_det.experiment.inputs import use_data_root
 from loco_det.figures.detections import CHARACTER, LINE, MAX_COVERED, _label_places, _overlap, draw_detections
 from loco_det.figures.predictions import VAL_ANNOTATIONS, annotated_objects, find_detector, predict
+from pretrain.engine.work_dir import claim_work_dir
 from pretrain.figures.class_style import CLASS_COLORS, class_color, class_marker, is_dark
 from pretrain.figures.style import save_figure
 from pretrain.results.store import DETECTION, new_record
-from pretrain.work_dir import claim_work_dir
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.detection_runs import identity
-from tests.loco_det.test_test_det import build_detector
+from tests.loco_det.experiment.test_evaluate import build_detector
 
 CPU = torch.device("cpu")
 SCORE = 0.3

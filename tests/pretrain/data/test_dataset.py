@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from pretrain.data.dataset import KeyedSampler, SampleKey, TwoViewImages
-from pretrain.data.images import UndecodableImageError, decode_image, list_images
+from pretrain.data.decoding import UndecodableImageError, decode_image, list_images
 from pretrain.data.views import TwoViews
 
 VIEWS = dict(size=32)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from pretrain.data import object_crops
-from pretrain.data.images import UndecodableImageError
+from pretrain.data.decoding import UndecodableImageError
 from pretrain.data.sources import build_source, default_splits
-from pretrain.readout.data import load_labelled_data
+from pretrain.eval.data import load_labelled_data
 
 CATEGORIES = [{"id": 9, "name": "zebra"}, {"id": 3, "name": "ant"}]
 

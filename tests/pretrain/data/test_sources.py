@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 
-from pretrain.data import image_files, images
-from pretrain.data.images import IMAGE_SUFFIXES, UndecodableImageError
+from pretrain.data import decoding, image_files
+from pretrain.data.decoding import IMAGE_SUFFIXES, UndecodableImageError
 from pretrain.data.sources import SOURCES, build_source, default_splits, labelled
 
 
@@ -28,7 +28,7 @@ def make_images(root, *names):
 def logged(monkeypatch):
     """Collects ``(level, message)`` of what is printed to the log."""
     messages = []
-    for module in (image_files, images):
+    for module in (image_files, decoding):
         monkeypatch.setattr(module, "print_log", lambda message, logger, level: messages.append((level, message)))
     return messages
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from pretrain.data.images import UndecodableImageError
+from pretrain.data.decoding import UndecodableImageError
 from pretrain.data.sources import build_source, labelled
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pretrain.data import tar_index, tar_shards
 from pretrain.data.dataset import KeyedSampler, TwoViewImages
-from pretrain.data.images import UndecodableImageError
+from pretrain.data.decoding import UndecodableImageError
 from pretrain.data.sources import build_source, labelled
 from pretrain.data.tar_shards import expand_braces
 

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from pretrain.complexity import stage_complexity
+from pretrain.costs.complexity import stage_complexity
+from pretrain.costs.memory import step_cost
 from pretrain.encoders import build_encoder
 from pretrain.figures.complexity import (
     PAPER_SAVINGS,
@@ -16,7 +17,6 @@ from pretrain.figures.complexity import (
     draw_stage_costs,
 )
 from pretrain.figures.style import METHOD_COLORS, save_figure
-from pretrain.memory import step_cost
 
 SMALL = dict(type="resnet18", width=16)
 

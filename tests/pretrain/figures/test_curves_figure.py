@@ -12,7 +12,7 @@ from pretrain.figures.curves import draw_curves, group_runs
 from pretrain.figures.style import METHOD_COLORS, figure_style, save_figure
 from pretrain.objectives import OBJECTIVES, Objective
 from pretrain.results.method import standard_method
-from pretrain.training_log import read_training_log
+from pretrain.results.training_log import read_training_log
 from tests.pretrain.drawn_logs import UNITS, draw_records, draw_run, write_log
 
 

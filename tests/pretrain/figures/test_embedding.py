@@ -8,13 +8,13 @@ import torch
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from pretrain.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.data.sources import build_source
+from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.eval.data import CentreView
+from pretrain.eval.encoders import load_encoder
 from pretrain.figures.embedding import ImageChoice, draw_embedding, leave_one_out_knn, silhouette, tsne
 from pretrain.figures.style import save_figure
 from pretrain.learner import IMAGENET_MEAN, IMAGENET_STD
-from pretrain.readout.data import CentreView
-from pretrain.readout.encoders import load_encoder
 from pretrain.results.method import standard_method
 
 ENCODER = dict(type="resnet18", width=16, stem="stl")

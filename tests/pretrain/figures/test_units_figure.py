@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 
 from pretrain.figures.style import METHOD_COLORS, VERMILION, figure_style, save_figure
 from pretrain.figures.units import BLOCK_HEIGHT, draw_units
-from pretrain.local_units import RULES as REGISTERED
-from pretrain.local_units import build_units, simclr_units
+from pretrain.local.units import RULES as REGISTERED
+from pretrain.local.units import build_units, simclr_units
 from pretrain.objectives import OBJECTIVES, Objective
-from tests.pretrain.test_unit_text import CUSTOM_MODEL
+from tests.pretrain.figures.test_unit_text import CUSTOM_MODEL
 
 SMALL = dict(type="resnet18", width=16)
 RULES = ["simclr", "gim", "loco", dict(type="loco", window=3), "upper_gradient", dict(type="sharing", blocks=2),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain import distributed
+from pretrain.distributed import comm
 from pretrain.objectives import NTXent
 from tests.pretrain.processes import run_in_processes
 
@@ -170,7 +170,7 @@ def test_bad_arguments_are_refused(options, value):
 
 def share_of_batch(inputs: Tensor, weight: Tensor) -> list[tuple[float, Tensor, dict[str, float]]]:
     """Per option this process's loss and shares and the weight's gradient, of its images of ``(2, N, D)`` inputs."""
-    images = slice(distributed.rank() * 3, distributed.rank() * 3 + 3)
+    images = slice(comm.rank() * 3, comm.rank() * 3 + 3)
     results = []
     for options in OPTIONS:
         mine = weight.clone().requires_grad_()

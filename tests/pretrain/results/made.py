@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.results.method import foreign_method, standard_method
 from pretrain.results.store import DETECTION, EVALUATION, measurement, new_record, write_record
-from pretrain.work_dir import RECORD_NAME
 
 SETTING = dict(
     encoder={"type": "resnet50"}, data={"source": "imagenet", "root": "imagenet"}, images=1_281_167, image_size=224,

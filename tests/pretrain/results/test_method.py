@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.local_units import RULES, simclr_units
+from pretrain.local.units import RULES, simclr_units
 from pretrain.objectives import OBJECTIVES, Objective
 from pretrain.results.method import (
     Method,
@@ -30,7 +30,7 @@ from pretrain.results.method import (
     unique_labels,
 )
 from tests.conftest import ROOT
-from tests.pretrain.readout.written import identity_of_config
+from tests.pretrain.eval.written import identity_of_config
 
 CONFIGS = sorted((ROOT / "configs/pretrain").rglob("*.py"))
 STAGES = {"res2": (0, 2), "res3": (2, 4), "res4": (4, 6), "res5": (6, 8)}

@@ -1,0 +1,1 @@
+"""Detection experiments: one config, one run per split."""

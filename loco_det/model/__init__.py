@@ -1,0 +1,1 @@
+"""The detector: pretrained encoders as backbones, any of mmdet's detectors around them."""

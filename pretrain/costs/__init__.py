@@ -1,0 +1,1 @@
+"""What encoders and training steps cost, in parameters, computation, memory and time."""

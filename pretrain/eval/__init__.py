@@ -1,0 +1,1 @@
+"""Evaluation of frozen encoders: linear classifiers, nearest neighbours, fine-tuning, analyses."""

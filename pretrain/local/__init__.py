@@ -1,0 +1,1 @@
+"""Local units and the executor of their training step."""

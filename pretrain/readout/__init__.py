@@ -1,1 +1,0 @@
-"""Readout of frozen encoders: linear classifiers, nearest neighbours, and tables of their accuracies."""
