@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_one_line_error
 from PIL import Image
 from torchvision import models as tv_models
 
@@ -25,6 +24,7 @@ from pretrain.costs.library_benchmark import (
     paired_seconds,
 )
 from pretrain.learner import IMAGENET_MEAN, IMAGENET_STD
+from tests.conftest import assert_one_line_error
 
 SMALL = BenchmarkConfig(batch_size=4, image_size=32, rounds=1, epoch_batches=2, source_size=64)
 installed = pytest.mark.skipif(not (find_spec("lightly") and find_spec("solo")), reason="needs lightly and solo-learn")
