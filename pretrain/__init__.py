@@ -1,6 +1,6 @@
 """Self-supervised pretraining with local learning rules (SimCLR, GIM, LoCo, any list of units).
 
-The core (`local_units`, `local_backprop`, `decoders`, `losses`, `encoders`) is plain torch; `learner` and `run` put it on
+The core (`local_units`, `local_backprop`, `heads`, `losses`, `encoders`) is plain torch; `learner` and `run` put it on
 mmengine's Runner. This package never imports `loco_det` or mmdet.
 """
 

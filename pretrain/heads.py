@@ -1,4 +1,4 @@
-"""Decoders (projection heads) on the output of a local unit, discarded after pretraining."""
+"""Projection heads ("decoders" in the papers) on the output of a local unit, discarded after pretraining."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretrain.encoders.layers import conv, init_like_resnet
 
 CONV_PARTS = {
     "stage": "as deep as the next stage of the encoder",
-    "network": "unit and decoder together are as deep as the encoder",
+    "network": "unit and head together are as deep as the encoder",
     "plain_conv": "a 3x3 convolution with batch norm and ReLU, and on the encoder's end nothing",
 }
 NORMS = {
@@ -22,7 +22,7 @@ NORMS = {
 }
 
 
-class Decoder(nn.Module):
+class ProjectionHead(nn.Module):
     """Convolutions (optional), global average pooling and an MLP (LoCo, sections 4.2, 5.1 and 5.4).
 
     The paper leaves the MLP's hidden width and the place of its normalisation open: the width is that of the pooled
@@ -60,9 +60,9 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         if mlp_layers < 1:
-            raise ValueError(f"decoder has mlp_layers={mlp_layers}; at least 1 is needed")
+            raise ValueError(f"head has mlp_layers={mlp_layers}; at least 1 is needed")
         if hidden_channels is not None and hidden_channels < 1:
-            raise ValueError(f"decoder has hidden_channels={hidden_channels}; at least 1 is needed, or None for the pooled "
+            raise ValueError(f"head has hidden_channels={hidden_channels}; at least 1 is needed, or None for the pooled "
                              "features' width")
         blocks, channels = conv_part(encoder, block, conv_blocks, downsample, fresh_encoder)
         hidden = hidden_channels or channels
@@ -83,7 +83,7 @@ def conv_part(
     downsample: bool,
     fresh_encoder: Callable[[], Encoder] | None,
 ) -> tuple[list[nn.Module], int]:
-    """The convolutional part of a decoder on the output of ``block``, and the channels that it yields.
+    """The convolutional part of a head on the output of ``block``, and the channels that it yields.
 
     - A number of blocks: of the kind and width of ``block``; the first halves the resolution if ``downsample``.
     - ``"network"``: all of the encoder's blocks above, made anew. The top unit gets none.
@@ -109,10 +109,10 @@ def conv_part(
             return _blocks_made_anew(fresh_encoder, block + 1, end), encoder.block_channels[end - 1]
         conv_blocks = ranges[stage][1] - ranges[stage][0]
     if type(conv_blocks) is not int or conv_blocks < 0:
-        raise ValueError(f"decoder has conv_blocks={conv_blocks!r}; a number of at least 0 or one of "
+        raise ValueError(f"head has conv_blocks={conv_blocks!r}; a number of at least 0 or one of "
                          f"{', '.join(CONV_PARTS)} is needed")
     strides = [2 if downsample and i == 0 else 1 for i in range(conv_blocks)]
-    return [encoder.decoder_block(block, stride) for stride in strides], encoder.block_channels[block]
+    return [encoder.head_block(block, stride) for stride in strides], encoder.block_channels[block]
 
 
 def _plain_conv(channels: int, stride: int) -> nn.Sequential:
@@ -123,7 +123,7 @@ def _plain_conv(channels: int, stride: int) -> nn.Sequential:
 
 def _blocks_made_anew(fresh_encoder: Callable[[], Encoder] | None, start: int, end: int) -> list[nn.Module]:
     if fresh_encoder is None:
-        raise ValueError("a decoder that is as deep as stages of the encoder needs fresh_encoder, which makes their blocks")
+        raise ValueError("a head that is as deep as stages of the encoder needs fresh_encoder, which makes their blocks")
     source = fresh_encoder()
     return [source.block(index) for index in range(start, end)]
 
@@ -137,7 +137,7 @@ def mlp(widths: Sequence[int], norm: str = "hidden") -> nn.Sequential:
         ValueError: ``norm`` is not in :data:`NORMS`.
     """
     if norm not in NORMS:
-        raise ValueError(f"decoder has norm={norm!r}; known are {', '.join(NORMS)}")
+        raise ValueError(f"head has norm={norm!r}; known are {', '.join(NORMS)}")
     layers: list[nn.Module] = []
     for index, (in_channels, out_channels) in enumerate(pairwise(widths)):
         last = index == len(widths) - 2

@@ -1,4 +1,4 @@
-"""The mmengine model that ties encoder, units, decoders and loss together."""
+"""The mmengine model that ties encoder, units, heads and loss together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pretrain.distributed.comm import GradientAverager, average
 from pretrain.encoders import build_encoder
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 from pretrain.local.executor import LocalBackprop
 from pretrain.local.sequential import check_separable
 from pretrain.local.soft_sharing import SoftSharing, SoftSharingBackprop
@@ -35,13 +35,13 @@ class LocalContrastiveLearner(BaseModel):
     Args:
         encoder: name or config of the encoder, see :func:`pretrain.encoders.build_encoder`.
         rule: learning rule or list of block ranges, see :func:`pretrain.local.units.build_units`.
-        decoder: options of :class:`~pretrain.heads.Decoder`, the same for every unit.
+        head: options of :class:`~pretrain.heads.ProjectionHead`, the same for every unit.
         objective: name or config of the objective, the same for every unit, see
             :func:`pretrain.objectives.build_objective`.
         autocast: ``"bfloat16"`` or ``"float16"`` to run the forward passes in that type, None for float32; float16 needs the
             :class:`~pretrain.engine.optimizers.LossScalingOptimWrapper`. Losses are computed in float32 whatever this is.
         channels_last: keep convolution weights and inputs in channels-last order.
-        compile: backend of torch.compile for the encoder's blocks and the decoders (``"inductor"``), None to run them as
+        compile: backend of torch.compile for the encoder's blocks and the heads (``"inductor"``), None to run them as
             they are. A compiled block's backward pass always computes weight gradients, also where the executor wants the
             gradient to the input alone: it pays for rules without overlap.
         allow_untrained: whether blocks that no unit updates may stay untrained, which is then logged.
@@ -62,7 +62,7 @@ class LocalContrastiveLearner(BaseModel):
         self,
         encoder: str | Mapping,
         rule: str | Mapping | Sequence,
-        decoder: Mapping | None = None,
+        head: Mapping | None = None,
         objective: str | Mapping = "NTXent",
         autocast: str | None = None,
         channels_last: bool = False,
@@ -79,7 +79,7 @@ class LocalContrastiveLearner(BaseModel):
         if compile is not None and recompute != "none":
             raise ValueError(f"compile={compile!r} cannot be combined with recompute={recompute!r}, which takes the blocks' "
                              "graphs apart; leave one of them out")
-        self.config = dict(encoder=encoder, rule=rule, decoder=decoder, objective=objective, soft_sharing=soft_sharing,
+        self.config = dict(encoder=encoder, rule=rule, head=head, objective=objective, soft_sharing=soft_sharing,
                            method_name=method_name)
         self.autocast = autocast
         self.encoder = build_encoder(encoder)
@@ -89,14 +89,14 @@ class LocalContrastiveLearner(BaseModel):
         if untrained:
             print_log(f"allow_untrained: no local unit updates blocks {', '.join(map(str, untrained))}; they stay as they "
                       "are initialised", logger="current", level=logging.WARNING)
-        make_decoder = partial(Decoder, fresh_encoder=partial(build_encoder, encoder))
-        decoders = [build_with_options("decoder", make_decoder, decoder or {}, self.encoder, unit.end - 1)
+        make_head = partial(ProjectionHead, fresh_encoder=partial(build_encoder, encoder))
+        heads = [build_with_options("head", make_head, head or {}, self.encoder, unit.end - 1)
                     for unit in self.units]
         self.soft_sharing = None
         if soft_sharing is not None:
             self.soft_sharing = build_with_options("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
-            decoders = self.soft_sharing.extend(decoders)
-        self.decoders = nn.ModuleList(decoders)
+            heads = self.soft_sharing.extend(heads)
+        self.heads = nn.ModuleList(heads)
         self.objectives = nn.ModuleList(build_objective(objective) for _ in self.units)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -124,7 +124,7 @@ class LocalContrastiveLearner(BaseModel):
         views = self.data_preprocessor(data, training=True)["views"]
         scale = getattr(optim_wrapper, "scale", _unscaled)
         active = range(len(self.units)) if self._alone is None else [self._alone]
-        losses = {self.unit_names[index]: _UnitLoss(self.decoders[index], self.objectives[index], scale) for index in active}
+        losses = {self.unit_names[index]: _UnitLoss(self.heads[index], self.objectives[index], scale) for index in active}
         optim_wrapper.zero_grad()
         images = views.transpose(0, 1).flatten(0, 1)  # (2N, 3, H, W), first views first
         self.backprop.step(self.normalise(images), list(losses.values()))  # no name, so that the executor can free them
@@ -197,31 +197,31 @@ class LocalContrastiveLearner(BaseModel):
                              f"{type(optim_wrapper).__name__}; float16 needs LossScalingOptimWrapper, all else OptimWrapper")
 
     def _compile(self, backend: str) -> None:
-        """Compiles the encoder's composite layers and the decoders in place; names of weights stay."""
+        """Compiles the encoder's composite layers and the heads in place; names of weights stay."""
         torch._functorch.config.donated_buffer = False  # a graph serves several backward passes
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)  # one code, many blocks
         paths = {path for block in self.encoder.block_layers for path in block}
         composite = [layer for layer in map(self.encoder.get_submodule, sorted(paths)) if any(layer.children())]
-        for module in [*composite, *self.decoders]:
+        for module in [*composite, *self.heads]:
             module.compile(backend=backend)
 
 
 class _UnitLoss:
-    """A unit's decoder and objective for one step.
+    """A unit's head and objective for one step.
 
     Attributes:
         loss: of this process's rows, detached.
         metrics: what else the objective tells of these rows by name, such as the contrastive accuracy.
     """
 
-    def __init__(self, decoder: nn.Module, objective: Objective, scale: Callable[[Tensor], Tensor]) -> None:
-        self._decoder, self._objective, self._scale = decoder, objective, scale
+    def __init__(self, head: nn.Module, objective: Objective, scale: Callable[[Tensor], Tensor]) -> None:
+        self._head, self._objective, self._scale = head, objective, scale
         self.loss: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
 
     def __call__(self, features: Tensor) -> Tensor:
         """Feature map ``(2N, C, h, w)`` -> the loss, scaled for the backward pass."""
-        loss, self.metrics = self._objective(self._decoder(features))
+        loss, self.metrics = self._objective(self._head(features))
         if taken := [name for name in self.metrics if name.startswith("loss")]:
             raise ValueError(f"{type(self._objective).__name__} measures {taken[0]!r}, but names that begin with 'loss' are "
                              "the losses of units in the log; call it otherwise")

@@ -31,7 +31,7 @@ from pretrain.engine.backbone_file import RECORD_KEY
 from pretrain.engine.checkpoints import checkpoint_files, checkpoint_name, load_checkpoint, newest_intact
 from pretrain.engine.learning_rates import check_schedule, resolve_lr
 from pretrain.engine.optimizers import check_no_accumulation
-from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint
+from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir
 from pretrain.errors import RunInterrupted
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
@@ -86,7 +86,7 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
     if comm.rank() == 0:
         if not begun:
             (work_dir / RECORD_NAME).unlink(missing_ok=True)
-        claim_work_dir(work_dir, identity, record)
+        init_work_dir(work_dir, identity, record)
     began = time.monotonic()
     try:
         runner.train()
@@ -109,7 +109,7 @@ def _resolve(config: Config) -> dict:
         raise ValueError(f"the config has max_epochs={plain['max_epochs']}, but train_cfg.max_epochs={epochs}, which is "
                          "what counts; set train_cfg.max_epochs")
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
-    with comm.first_process_first():
+    with comm.main_process_first():
         ensure_configured(plain)
     dataset = plain["train_dataloader"]["dataset"]
     dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
@@ -193,12 +193,12 @@ def _build_runner(config: dict, checkpoint: Path | None, launcher: str) -> Runne
     if seed is None:  # mmengine would draw one, and restore a resumed run's only when its data are shuffled already
         seed = sync_random_seed() if checkpoint is None else load_checkpoint(checkpoint)["meta"]["seed"]
     runner = Runner.from_cfg(Config(dict(
-        share_of_process(config),
+        per_rank_config(config),
         **start,
         randomness=dict(config.get("randomness", {}), seed=seed),
         launcher=launcher if comm.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
     )))
-    with comm.first_process_first(), _naming("train_dataloader"):
+    with comm.main_process_first(), _naming("train_dataloader"):
         assert runner.train_loop is not None  # builds the data set
     _check_images(runner, config, checkpoint)
     with _naming("optim_wrapper"):
@@ -240,7 +240,7 @@ def _check_parts(runner: Runner) -> None:
             hook.check(runner)
 
 
-def share_of_process(config: dict) -> dict:
+def per_rank_config(config: dict) -> dict:
     """What one of the processes is to do of a config: its part of the batch, at the learning rate of the whole batch.
 
     Raises:

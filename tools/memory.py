@@ -7,7 +7,7 @@
 The step is counted on fake tensors: exact, without a GPU, in seconds. GB are 10^9 bytes; the peak is
 parameters, gradients and activations, the optimizer's state comes on top. SimCLR and SimCLR with every block checkpointed
 are always shown; ratios are to SimCLR without recomputation. A method may also be a pretraining config file, of which the
-learning rule, decoders and sharing count; encoder and recomputation are those of the command line.
+learning rule, heads and sharing count; encoder and recomputation are those of the command line.
 """
 
 from __future__ import annotations

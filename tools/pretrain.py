@@ -33,7 +33,7 @@ def main() -> str:
     launchers = ("none", "pytorch", "slurm")
     parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
     parser.add_argument("--show-units", action="store_true",
-                        help="print the encoder's blocks, the local units and their decoders, and train nothing")
+                        help="print the encoder's blocks, the local units and their heads, and train nothing")
     args = parser.parse_args()
     if args.config is None and not args.show_units:
         note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")

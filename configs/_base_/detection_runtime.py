@@ -8,10 +8,10 @@ default_hooks = dict(
     checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=1, interval_minutes=15),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     throughput=dict(type="ThroughputHook"),
-    finite=dict(type="FiniteHook"),
+    finite=dict(type="CheckFiniteHook"),
 )
 custom_hooks = [
-    dict(type="UndecodableImagesHook", max_share=0.01),
+    dict(type="CorruptImagesHook", max_share=0.01),
     dict(type="ProgressBarHook"),
 ]
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))

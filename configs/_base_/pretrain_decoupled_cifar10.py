@@ -9,5 +9,5 @@ train_dataloader = dict(
     num_workers=0,  # nothing is left for workers to do
     persistent_workers=False,
     collate_fn=dict(type="batched_already"),
-    dataset=dict(type="ResidentImages", data_root="data/cifar10", source="cifar10", split="train"),
+    dataset=dict(type="InMemoryDataset", data_root="data/cifar10", source="cifar10", split="train"),
 )

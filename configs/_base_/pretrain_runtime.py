@@ -8,10 +8,10 @@ default_hooks = dict(
     checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=3, interval_minutes=30),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     throughput=dict(type="ThroughputHook"),
-    finite=dict(type="FiniteHook"),
+    finite=dict(type="CheckFiniteHook"),
 )
 custom_hooks = [
-    dict(type="UndecodableImagesHook", max_share=0.01),
+    dict(type="CorruptImagesHook", max_share=0.01),
     dict(type="ProgressBarHook"),
 ]
 # Means over as many iterations as lie between two lines, but for rates and memory, of which a line has the last value.

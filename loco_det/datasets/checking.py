@@ -15,7 +15,7 @@ from loco_det.datasets.annotation_checks import ContentCheck, check_content
 from loco_det.datasets.annotations import AnnotationError, absent_images, read_content
 from loco_det.datasets.findings import Findings, Problem
 from loco_det.datasets.parallel import map_in_processes
-from pretrain.data.decoding import UndecodableImageError, decode_image
+from pretrain.data.decoding import CorruptImageError, decode_image
 
 OFFICIAL_COCO = {"train": 118_287, "val": 5_000}  # images of train2017 and val2017
 MIN_SIDE = 32  # pixels: filter_cfg.min_size of the configs of COCO and Cityscapes
@@ -28,10 +28,10 @@ UNPREPARED = Problem("annotation files that are missing", "run tools/prepare_dat
 UNUSABLE_FILE = Problem("annotation files that cannot be used", "nothing else of them could be checked")
 NO_FOLDER = Problem("image folders that do not exist", "pass the folder that the file names are relative to")
 ABSENT = Problem("images that are not in their folder", "complete the folder or fix the annotation file")
-UNDECODABLE = Problem("images that cannot be decoded", "evaluation does without none; get them anew")
-UNDECODABLE_IN_TRAINING = Problem("images that cannot be decoded", "training replaces each by another; get them anew",
+CORRUPT = Problem("images that cannot be decoded", "evaluation does without none; get them anew")
+CORRUPT_IN_TRAINING = Problem("images that cannot be decoded", "training replaces each by another; get them anew",
                                   fatal=False)
-UNDECODABLE_IN_EITHER = Problem("images that cannot be decoded", "training replaces each by another, but evaluation on this "
+CORRUPT_IN_EITHER = Problem("images that cannot be decoded", "training replaces each by another, but evaluation on this "
                                 "file would end; get them anew", fatal=False)
 SMALL = Problem(f"images under {MIN_SIDE} pixels", "training leaves them out", fatal=False)
 ONLY_SMALL = Problem(f"files without an object to learn in an image of at least {MIN_SIDE} pixels", "training leaves "
@@ -203,7 +203,7 @@ def _check_training_sizes(images: Sequence[dict[str, Any]], content_check: Conte
 
 
 def _check_image_files(images: Sequence[Any], check: FileCheck, workers: int | None, split: str | None) -> None:
-    undecodable = {"train": UNDECODABLE_IN_TRAINING, "val": UNDECODABLE, None: UNDECODABLE_IN_EITHER}[split]
+    corrupt = {"train": CORRUPT_IN_TRAINING, "val": CORRUPT, None: CORRUPT_IN_EITHER}[split]
     entries = [e for e in images if isinstance(e, dict) and isinstance(e.get("file_name"), str) and e["file_name"]]
     check.file_names = {entry["file_name"] for entry in entries}
     absent = set(absent_images([entry["file_name"] for entry in entries], check.image_dir))
@@ -216,7 +216,7 @@ def _check_image_files(images: Sequence[Any], check: FileCheck, workers: int | N
     for fault in map_in_processes(_image_fault, jobs, workers, description=f"decoding {check.image_dir}"):
         if fault is not None:
             problem, offender = fault
-            check.findings.add(undecodable if problem == UNDECODABLE else problem, offender)
+            check.findings.add(corrupt if problem == CORRUPT else problem, offender)
 
 
 def _image_fault(job: tuple[str, int, int]) -> tuple[Problem, str] | None:
@@ -224,8 +224,8 @@ def _image_fault(job: tuple[str, int, int]) -> tuple[Problem, str] | None:
     file, width, height = job
     try:
         size = decode_image(file).size
-    except UndecodableImageError as error:
-        return UNDECODABLE, str(error)
+    except CorruptImageError as error:
+        return CORRUPT, str(error)
     if size != (width, height):
         return OTHER_SIZE, f"{file} is {size[0]} x {size[1]} pixels, annotated as {width} x {height}"
     return None

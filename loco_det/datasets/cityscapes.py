@@ -145,7 +145,7 @@ def read_instance_ids(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             mode, ids = image.mode, np.asarray(image)
     except Exception as error:  # damaged files raise nearly anything
-        raise _undecodable(file, error, "gtFine_trainvaltest.zip") from error
+        raise _corrupt(file, error, "gtFine_trainvaltest.zip") from error
     _check_mode(file, mode)
     for value in np.unique(ids).tolist():
         if value < 0 or _label_id(value) not in id2label:
@@ -164,7 +164,7 @@ def instance_ids_size(file: Path) -> tuple[int, int]:
         with Image.open(file) as image:
             mode, size = image.mode, image.size
     except Exception as error:
-        raise _undecodable(file, error, "gtFine_trainvaltest.zip") from error
+        raise _corrupt(file, error, "gtFine_trainvaltest.zip") from error
     _check_mode(file, mode)
     return size
 
@@ -235,7 +235,7 @@ def _write_verified(ann_file: Path, content: dict[str, Any], gt_dir: Path, worke
         unverified.unlink(missing_ok=True)
 
 
-def _undecodable(file: Path, error: Exception, archive: str) -> ValueError:
+def _corrupt(file: Path, error: Exception, archive: str) -> ValueError:
     return ValueError(f"{file} cannot be decoded ({error or type(error).__name__}); unzip {archive} anew")
 
 
@@ -318,7 +318,7 @@ def _read_objects(files: tuple[Path, Path]) -> tuple[tuple[int, int], list[dict[
         with Image.open(image_file) as image:  # its header only
             size = image.size
     except Exception as error:
-        raise _undecodable(image_file, error, "leftImg8bit_trainvaltest.zip") from error
+        raise _corrupt(image_file, error, "leftImg8bit_trainvaltest.zip") from error
     if size != (width, height):
         raise ValueError(f"{ids_file} is {width} x {height} pixels but its image {image_file} {size[0]} x {size[1]}; both "
                          "must be of one release and neither resized")

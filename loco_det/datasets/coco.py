@@ -1,4 +1,4 @@
-"""The detection data set: mmdet's, with images decoded as in pretraining and undecodable ones reported and skipped."""
+"""The detection data set: mmdet's, with images decoded as in pretraining and corrupt ones reported and skipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
 
 from pretrain.data.dataset import SampleKey
-from pretrain.data.decoding import UndecodableImageError, decode_image
+from pretrain.data.decoding import CorruptImageError, decode_image
 
 
 @TRANSFORMS.register_module()
@@ -38,7 +38,7 @@ class CocoInstances(CocoDataset):
     usable annotations, and flagged. In evaluation it is an error: leaving it out would change the AP silently.
 
     Attributes:
-        undecodable: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
+        corrupt: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
     """
 
     METAINFO = {"classes": (), "palette": None}
@@ -46,7 +46,7 @@ class CocoInstances(CocoDataset):
     def full_init(self) -> None:
         """Loads the annotations, then allocates the flags."""
         super().full_init()
-        self.undecodable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self.corrupt = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def sample_name(self, index: int) -> str:
         """The path of image ``index``."""
@@ -63,11 +63,11 @@ class CocoInstances(CocoDataset):
         return super().__getitem__(key.index)
 
     def prepare_data(self, idx: int) -> dict | None:
-        """One sample, or None for an undecodable training image (the caller then draws another)."""
+        """One sample, or None for an corrupt training image (the caller then draws another)."""
         try:
             return super().prepare_data(idx)
-        except UndecodableImageError:
+        except CorruptImageError:
             if self.test_mode:
                 raise
-            self.undecodable[idx] = 1
+            self.corrupt[idx] = 1
             return None

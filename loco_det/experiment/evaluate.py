@@ -134,7 +134,7 @@ def load_detector(model: nn.Module, detector: DetectorFile) -> None:
 
 def _validation_annotations(config: Config) -> dict[str, Any]:
     """The annotations to evaluate on, checked; a synthetic set is generated where it is not there."""
-    with comm.first_process_first():
+    with comm.main_process_first():
         ensure_configured(config)
     data, root = config.data, Path(config.data.root)
     wanted = [data.val_ann, data.val_images, *filter(None, [data.get("official_gt")])]

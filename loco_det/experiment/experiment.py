@@ -35,7 +35,7 @@ from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import checkpoint_files, file_sha256, load_checkpoint, newest_intact
 from pretrain.engine.cli import note
-from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, claim_work_dir, config_fingerprint, write_json, write_text
+from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir, write_json, write_text
 from pretrain.errors import RunFailedError, RunInterrupted
 from pretrain.results.store import DETECTION, measurement, new_record, read_record, write_record
 
@@ -129,17 +129,17 @@ class Experiment:
         chosen = check_splits(config, splits)
         if problem := process_problem():
             raise ValueError(problem)
-        with comm.first_process_first():
+        with comm.main_process_first():
             ensure_configured(config)  # generates the data set where it is synthetic
         check_files(config)
         import_modules_from_strings([name for name in config.custom_imports.imports if name != REGISTRATION])
         self.record_file = Path(config.work_dir) / RECORD_NAME
         self._identity, self._backbone = check_backbone(config)
         self._tasks = measured_tasks(config)
-        self._data = comm.from_first_process(lambda: _describe_data(config))
+        self._data = comm.broadcast_from_rank0(lambda: _describe_data(config))
         self._own_config = _own_config(config, self._backbone, self._data)
         self._sha256: str = check_work_dir(config.work_dir, self._own_config)
-        finished = comm.from_first_process(lambda: _finished_splits(config))  # others may finish one meanwhile
+        finished = comm.broadcast_from_rank0(lambda: _finished_splits(config))  # others may finish one meanwhile
         self.todo = [index for index in chosen if index not in finished]
         self._splits: dict[int, Split] = {}
         if self.todo:
@@ -148,7 +148,7 @@ class Experiment:
 
     def claim(self) -> None:
         """Makes the work directory this experiment's, and writes its record and its splits."""
-        self._splits = comm.from_first_process(self._prepare)
+        self._splits = comm.broadcast_from_rank0(self._prepare)
         _read.cache_clear()  # worker processes would come to copy it
 
     def run_split(self, index: int, resume: bool) -> None:
@@ -160,11 +160,11 @@ class Experiment:
         """
         folder = split_dir(self.config, index)
         with contextlib.ExitStack() as stack:
-            comm.from_first_process(lambda: _lock(folder, stack))
+            comm.broadcast_from_rank0(lambda: _lock(folder, stack))
             self._run_split(self._splits[index], folder, resume)
 
     def _run_split(self, split: Split, folder: Path, resume: bool) -> None:
-        checkpoint, damaged = comm.from_first_process(lambda: _checkpoint_to_resume(folder, resume))
+        checkpoint, damaged = comm.broadcast_from_rank0(lambda: _checkpoint_to_resume(folder, resume))
         begun_at = 0 if checkpoint is None else load_checkpoint(checkpoint)["meta"]["iter"]
         record = self._new_record(
             split.index, config_sha256=self._sha256, seed=split.seed, num_train_images=split.num_images,
@@ -188,7 +188,7 @@ class Experiment:
             iterations_per_second=iterations / (trained - began) if iterations else None, duration_s=ended - began,
             rows=[self._measurement(name, value, split.index) for name, value in metrics.items()],
         )
-        comm.from_first_process(lambda: self._write_split(folder, record))
+        comm.broadcast_from_rank0(lambda: self._write_split(folder, record))
 
     def note_failure(self, index: int, error: Exception) -> str:
         """Writes the traceback beside the split's log, and returns a line about it."""
@@ -206,7 +206,7 @@ class Experiment:
         """Claims the work directory and writes what all processes will read."""
         record = self._new_record(num_splits=self.config.protocol.num_splits, backbone=self._backbone,
                                   data_root=str(Path(self.config.data.root).resolve()))
-        claim_work_dir(self.config.work_dir, self._own_config, record)
+        init_work_dir(self.config.work_dir, self._own_config, record)
         train, val = read_annotations(self.config)
         if self.todo:
             write_json(self._val_file, val)

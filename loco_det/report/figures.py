@@ -29,7 +29,7 @@ TITLES = {
     "curves_kept_negative": "Negative pairs kept by every unit",
     "curves_learning_rate": "Learning rate",
     "curves_throughput": "Images per second",
-    "units": "Learning rules: blocks, units, decoders, and how far down each gradient flows",
+    "units": "Learning rules: blocks, units, heads, and how far down each gradient flows",
     "complexity_stages": "FLOPs and memory of every stage",
     "complexity_memory": "Memory of a step that local learning saves",
     "ap": "AP of every method, with its deviation over the splits",

@@ -111,7 +111,7 @@ def stage_complexity(encoder: Encoder, input_size: int = USUAL_SIZE) -> EncoderC
 def unit_macs(encoder: Encoder, units: Sequence[LocalUnit], input_size: int = USUAL_SIZE) -> list[int]:
     """Multiply-adds of every local unit for one image: the forward pass through the blocks that its loss reaches.
 
-    Decoders are left out. Where each unit has a device of its own, the largest one sets the pace: the column "Max MACs" of
+    Heads are left out. Where each unit has a device of its own, the largest one sets the pace: the column "Max MACs" of
     Fournier et al., 2023, table 1, which is reproduced to 2.5 %.
 
     Args:

@@ -29,15 +29,15 @@ from pretrain.costs.complexity import stage_complexity
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.local.segments import check_recompute
 
-METHODS: dict[str, dict] = {  # options of the learner; decoders as in the paper's main results (LoCo, sections 5.1 and 5.4)
+METHODS: dict[str, dict] = {  # options of the learner; heads as in the paper's main results (LoCo, sections 5.1 and 5.4)
     "simclr": dict(rule="simclr"),
     "gim": dict(rule="gim"),
-    "loco": dict(rule="loco", decoder=dict(conv_blocks=1)),
-    "loco_no_res2_loss": dict(rule=dict(type="loco", res2_loss=False), decoder=dict(conv_blocks=1)),
-    "loco_window3": dict(rule=dict(type="loco", window=3), decoder=dict(conv_blocks=1)),
-    "upper_gradient": dict(rule="upper_gradient", decoder=dict(conv_blocks=1)),
-    "sharing1": dict(rule=dict(type="sharing", blocks=1), decoder=dict(conv_blocks=1)),
-    "sharing2": dict(rule=dict(type="sharing", blocks=2), decoder=dict(conv_blocks=1)),
+    "loco": dict(rule="loco", head=dict(conv_blocks=1)),
+    "loco_no_res2_loss": dict(rule=dict(type="loco", res2_loss=False), head=dict(conv_blocks=1)),
+    "loco_window3": dict(rule=dict(type="loco", window=3), head=dict(conv_blocks=1)),
+    "upper_gradient": dict(rule="upper_gradient", head=dict(conv_blocks=1)),
+    "sharing1": dict(rule=dict(type="sharing", blocks=1), head=dict(conv_blocks=1)),
+    "sharing2": dict(rule=dict(type="sharing", blocks=2), head=dict(conv_blocks=1)),
 }
 BASELINE = "simclr"
 LEFT_OUT = ("type", "encoder", "recompute", "autocast", "compile", "data_preprocessor")  # of a config's model
@@ -55,7 +55,7 @@ class StepCost:
 
     Attributes:
         peak_bytes: everything alive at the peak, ``parameter_bytes + gradient_bytes + activation_bytes``.
-        parameter_bytes: parameters of the encoder and the decoders.
+        parameter_bytes: parameters of the encoder and the heads.
         gradient_bytes: of the parameter gradients, those alive at the peak.
         activation_bytes: everything else alive at the peak.
         account: ``activation_bytes`` by kind: images, buffers, activations (made in forward passes, repeated ones
@@ -310,7 +310,7 @@ def train_step(learner: LocalContrastiveLearner, data: dict[str, Tensor], checkp
         with learner.autocast_context():
             x = checkpoint(learner.encoder.block(index), x, use_reentrant=False, preserve_rng_state=False)
     with learner.autocast_context():
-        loss, _ = learner.objectives[0](learner.decoders[0](x))
+        loss, _ = learner.objectives[0](learner.heads[0](x))
     loss.backward()
 
 

@@ -12,7 +12,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import build_source
 from pretrain.data.views import TwoViews
 from pretrain.distributed import comm
@@ -30,7 +30,7 @@ class SampleKey(NamedTuple):
 class TwoViewImages(Dataset):
     """Two random views of every image of a source; labels are neither needed nor looked at.
 
-    An image that cannot be decoded is replaced by the next one that can, and flagged in :attr:`undecodable`.
+    An image that cannot be decoded is replaced by the next one that can, and flagged in :attr:`corrupt`.
 
     Args:
         data_root: folder that the source reads from; by default one of images, searched recursively.
@@ -41,7 +41,7 @@ class TwoViewImages(Dataset):
 
     Attributes:
         source: the images, an :class:`~pretrain.data.sources.ImageSource`.
-        undecodable: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
+        corrupt: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
 
     Raises:
         ValueError: the source's folder is missing or does not hold what the source reads.
@@ -59,7 +59,7 @@ class TwoViewImages(Dataset):
     ) -> None:
         self.source = build_source(source, data_root, split)
         self.views = TwoViews(**views)
-        self.undecodable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self.corrupt = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         self._cached = [self._decode(index) for index in range(len(self))] if cache else None
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class TwoViewImages(Dataset):
             if image is not None:
                 break
         if image is None:
-            raise UndecodableImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
+            raise CorruptImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
         entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(entropy[0]))
         return {"views": self.views(image)}
@@ -90,8 +90,8 @@ class TwoViewImages(Dataset):
     def _decode(self, index: int) -> np.ndarray | None:
         try:
             return np.asarray(self.source.load(index))  # (H, W, 3) uint8, a quarter smaller than PIL's own pixels
-        except UndecodableImageError:
-            self.undecodable[index] = 1
+        except CorruptImageError:
+            self.corrupt[index] = 1
             return None
 
 

@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-class UndecodableImageError(ValueError):
+class CorruptImageError(ValueError):
     """An image file that cannot be read; the message names the file and the reason."""
 
 
@@ -117,7 +117,7 @@ def decode_image(file: str | Path | bytes | BinaryIO, name: str | None = None) -
         name: what to call it in the message of an error; a path's own by default.
 
     Raises:
-        UndecodableImageError: the file is missing, empty, truncated or no image.
+        CorruptImageError: the file is missing, empty, truncated or no image.
     """
     if name is None:
         name = str(file) if isinstance(file, str | Path) else getattr(file, "name", "an image in memory")
@@ -127,9 +127,9 @@ def decode_image(file: str | Path | bytes | BinaryIO, name: str | None = None) -
             return _to_rgb(_upright(image), _full_scales(image))
     except UnidentifiedImageError as error:
         reason = "it is empty" if _is_empty(file) else "it is in no image format that PIL reads"
-        raise UndecodableImageError(f"{name} cannot be decoded: {reason}") from error
+        raise CorruptImageError(f"{name} cannot be decoded: {reason}") from error
     except Exception as error:  # damaged files raise nearly anything: OSError, SyntaxError, struct.error, IndexError
-        raise UndecodableImageError(f"{name} cannot be decoded: {error or type(error).__name__}") from error
+        raise CorruptImageError(f"{name} cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _is_empty(file: str | Path | bytes | BinaryIO) -> bool:

@@ -17,14 +17,14 @@ from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
 from pretrain.data.dataset import SampleKey
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import build_source
 
 _IMAGES_PER_TASK = 64
 
 
 @DATASETS.register_module()
-class ResidentImages(Dataset):
+class InMemoryDataset(Dataset):
     """All images of a source, decoded once, whole in the memory of one device; each process holds them all.
 
     Batches are made in one go (``__getitems__``) and need no workers: ``num_workers=0`` and
@@ -32,7 +32,7 @@ class ResidentImages(Dataset):
     :class:`~pretrain.data.device_views.BatchedTwoViewsPreprocessor`.
 
     An image that cannot be decoded is replaced by the next one that can, its label with it, and flagged in
-    :attr:`undecodable`.
+    :attr:`corrupt`.
 
     Args:
         data_root: folder that the source reads from.
@@ -47,12 +47,12 @@ class ResidentImages(Dataset):
         images: ``(len, 3, H, W)`` uint8 on the device.
         labels: ``(len,)`` int64 indices into ``classes``; None for an unlabelled source.
         classes: class names; None for an unlabelled source.
-        undecodable: ``(len,)`` uint8, 1 where decoding failed.
+        corrupt: ``(len,)`` uint8, 1 where decoding failed.
 
     Raises:
         ValueError: an option is out of range, the images differ in size or need more memory than ``max_mib``, there is no
             such device, or the source refuses.
-        UndecodableImageError: no image can be decoded.
+        CorruptImageError: no image can be decoded.
     """
 
     metainfo: Mapping = {}
@@ -70,7 +70,7 @@ class ResidentImages(Dataset):
             raise ValueError(f"image_size is {image_size}; a side of at least 1 pixel is needed, or None")
         self.device = _check_device(device)
         self.source = build_source(source, data_root, split)
-        self.undecodable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+        self.corrupt = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         self._image_size = image_size
         height, width = self._common_size()
         needed = len(self) * 3 * height * width / 2**20
@@ -80,7 +80,7 @@ class ResidentImages(Dataset):
         images = torch.empty(len(self), 3, height, width, dtype=torch.uint8)
         self._decode_all(images)
         stand_ins = self._stand_ins()  # (len,)
-        replaced = self.undecodable.nonzero()[:, 0]
+        replaced = self.corrupt.nonzero()[:, 0]
         images[replaced] = images[stand_ins[replaced]]
         self.images = images.to(self.device)
         self.labels = None if self.source.labels is None else self.source.labels[stand_ins.numpy()]
@@ -120,7 +120,7 @@ class ResidentImages(Dataset):
         for index in range(len(self)):
             try:
                 image = self.source.load(index)
-            except UndecodableImageError:
+            except CorruptImageError:
                 continue
             return image.height, image.width
         raise self._none_decodable()
@@ -137,8 +137,8 @@ class ResidentImages(Dataset):
         for index in indices:
             try:
                 image = self.source.load(index)
-            except UndecodableImageError:
-                self.undecodable[index] = 1
+            except CorruptImageError:
+                self.corrupt[index] = 1
                 continue
             if self._image_size is not None:
                 image = tv.resize(image, [self._image_size], interpolation=InterpolationMode.BICUBIC, antialias=True)
@@ -151,14 +151,14 @@ class ResidentImages(Dataset):
 
     def _stand_ins(self) -> Tensor:
         """The image that stands at each index, ``(len,)`` int64: itself, or the next one that could be decoded."""
-        decodable = (self.undecodable == 0).nonzero()[:, 0]
+        decodable = (self.corrupt == 0).nonzero()[:, 0]
         if not len(decodable):
             raise self._none_decodable()
         following = torch.searchsorted(decodable, torch.arange(len(self)))
         return decodable[following % len(decodable)]
 
-    def _none_decodable(self) -> UndecodableImageError:
-        return UndecodableImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
+    def _none_decodable(self) -> CorruptImageError:
+        return CorruptImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
 
 
 @FUNCTIONS.register_module()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pretrain.data.decoding import UndecodableImageError, decode_image
+from pretrain.data.decoding import CorruptImageError, decode_image
 from pretrain.data.sources import SOURCES, ImageSource, class_names
 
 SPLIT = "{split}"  # stands for the split's name in the names of files
@@ -105,7 +105,7 @@ class ObjectCrops(ImageSource):
             path, width, height = self._photographs[index]
             image = decode_image(path)
             if image.size != (width, height):
-                raise UndecodableImageError(f"{path} cannot be used: it is {image.width} x {image.height} pixels (upright "
+                raise CorruptImageError(f"{path} cannot be used: it is {image.width} x {image.height} pixels (upright "
                                             f"by its EXIF data) but annotated as {width} x {height}")
             self._last = index, image
         return self._last[1]

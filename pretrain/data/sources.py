@@ -65,7 +65,7 @@ class ImageSource(ABC):
         """Image ``index`` in RGB, upright.
 
         Raises:
-            UndecodableImageError: it cannot be read.
+            CorruptImageError: it cannot be read.
         """
 
     def epoch_order(self, generator: np.random.Generator) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torchvision import datasets
 
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import SOURCES, ImageSource
 
 
@@ -140,7 +140,7 @@ class Stl10(ImageSource):
             pixels = np.fromfile(self._files[part], np.uint8, self._image_bytes, offset=(index - first) * self._image_bytes)
             columns = pixels.reshape(3, self.side, self.side)  # (3, W, H): the files are column-major
         except (OSError, ValueError) as error:
-            raise UndecodableImageError(f"{self.name(index)} cannot be read from {self._files[part]}: {error}") from error
+            raise CorruptImageError(f"{self.name(index)} cannot be read from {self._files[part]}: {error}") from error
         return Image.fromarray(np.ascontiguousarray(columns.transpose(2, 1, 0)))
 
 

@@ -68,7 +68,7 @@ def index_shards(shards: Sequence[Path]) -> list[ShardIndex]:
     changed. A bar on stderr shows the progress where there are more shards than threads.
 
     Nothing here waits for other processes. Where several open the same shards for the first time, let the first one go ahead
-    (:func:`pretrain.distributed.comm.first_process_first`, as :func:`pretrain.run.pretrain` does), or each reads all.
+    (:func:`pretrain.distributed.comm.main_process_first`, as :func:`pretrain.run.pretrain` does), or each reads all.
 
     Raises:
         ValueError: a shard is no tar archive, or a label is no integer from 0.

@@ -16,7 +16,7 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from pretrain.data.decoding import UndecodableImageError, decode_image
+from pretrain.data.decoding import CorruptImageError, decode_image
 from pretrain.data.sources import SOURCES, ImageSource, class_names
 from pretrain.data.tar_index import NO_LABEL, ShardIndex, index_shards, shard_stamp
 
@@ -111,7 +111,7 @@ class TarShards(ImageSource):
         try:
             content = self._shards.read(self._shard_of(index), int(self._offsets[index]), int(self._sizes[index]))
         except OSError as error:
-            raise UndecodableImageError(f"{self.name(index)} cannot be read: {error}") from error
+            raise CorruptImageError(f"{self.name(index)} cannot be read: {error}") from error
         return decode_image(content, name=self.name(index))
 
     def epoch_order(self, generator: np.random.Generator) -> np.ndarray:

@@ -68,7 +68,7 @@ def stop_processes() -> None:
 
 
 @contextmanager
-def first_process_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The others enter when the first process has left: what it made on disk is there, however long it took.
 
     Raises:
@@ -93,14 +93,14 @@ def first_process_first() -> Iterator[None]:
         dist.broadcast_object_list(failure, src=0, group=_patient_group)
 
 
-def from_first_process(compute: Callable[[], T]) -> T:
+def broadcast_from_rank0(compute: Callable[[], T]) -> T:
     """What ``compute`` returns in the first process, in all of them; it must be picklable. The others wait, however long.
 
     Raises:
         ValueError: in the others, what the first process raised.
     """
     result: list[T | None] = [None]
-    with first_process_first():
+    with main_process_first():
         if rank() == 0:
             result[0] = compute()
     if world_size() > 1:
@@ -180,7 +180,7 @@ class GradientAverager:
     """Averages gradients over all processes, group by group, while the backward pass goes on below.
 
     Torch's DistributedDataParallel takes every parameter's gradient through one backward pass, which local units do not
-    have. Here a group (a block of the encoder, a decoder) is sent off as soon as the last of its gradients is accumulated;
+    have. Here a group (a block of the encoder, a head) is sent off as soon as the last of its gradients is accumulated;
     the executor accumulates each once a step. All processes must send in one order: the first step's order, in which the
     first process got its groups ready, is kept by all of them.
 

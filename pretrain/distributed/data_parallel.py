@@ -34,7 +34,7 @@ class DataParallelLearner(nn.Module):
             dist.broadcast(tensor, src=0)
         encoder = module.encoder
         blocks = [list(encoder.parameters_of(index, index + 1)) for index in range(encoder.num_blocks)]
-        beside = [list(part.parameters()) for part in (*module.decoders, *module.objectives)]
+        beside = [list(part.parameters()) for part in (*module.heads, *module.objectives)]
         module.gradient_averager = GradientAverager([*blocks, *beside])
         torch.manual_seed(torch.initial_seed() + rank())  # dropout drops something else in every process
         self.module = module
@@ -51,6 +51,6 @@ class DataParallelLearner(nn.Module):
 def _synchronise_batchnorm(learner: nn.Module) -> None:
     if next(learner.parameters()).is_cuda and learner.recompute == "none":  # torch's own cannot be made again by recipes
         learner.encoder.convert_sync_batchnorm()
-        nn.SyncBatchNorm.convert_sync_batchnorm(learner.decoders)
+        nn.SyncBatchNorm.convert_sync_batchnorm(learner.heads)
     else:
         convert_batchnorm(learner)

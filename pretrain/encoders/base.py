@@ -51,8 +51,8 @@ class Encoder(nn.Module, ABC):
         return nn.Sequential(*(self.get_submodule(path) for path in self.block_layers[index]))
 
     @abstractmethod
-    def decoder_block(self, index: int, stride: int) -> nn.Module:
-        """A fresh residual block of the kind of block ``index``, for a convolutional decoder on that block's output.
+    def head_block(self, index: int, stride: int) -> nn.Module:
+        """A fresh residual block of the kind of block ``index``, for a convolutional head on that block's output.
 
         Its input and output have the channels of block ``index``; ``stride`` 2 halves the resolution.
         """

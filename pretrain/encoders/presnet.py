@@ -197,7 +197,7 @@ class PResNetEncoder(Encoder):
         self.block_layers, self.block_channels, self.block_strides = tuple(paths), tuple(block_channels), tuple(strides)
         init_like_resnet(self)
 
-    def decoder_block(self, index: int, stride: int) -> nn.Module:
+    def head_block(self, index: int, stride: int) -> nn.Module:
         """A block like the last of the stage, in PResNet's own way of downsampling, with its initialisation."""
         stage = next(self._specs[name] for name, (start, end) in self.stages.items() if start <= index < end)
         block = _make_block(stage, stage.channels, BLOCKS_PER_STAGE - 1, Fraction(1, stride))

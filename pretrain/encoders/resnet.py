@@ -82,7 +82,7 @@ class ResNetEncoder(Encoder):
         paths[0] = (*stem_layers, *paths[0])
         self.block_layers, self.block_channels, self.block_strides = tuple(paths), tuple(channels), tuple(strides)
 
-    def decoder_block(self, index: int, stride: int) -> nn.Module:
+    def head_block(self, index: int, stride: int) -> nn.Module:
         """A BasicBlock or Bottleneck with torchvision's initialisation, and a projection on a downsampling shortcut."""
         channels = self.block_channels[index]
         shortcut = projection(channels, channels, stride) if stride != 1 else None

@@ -82,7 +82,7 @@ class ShuffleNetV2Encoder(Encoder):
         block_channels[-1] = OUT_CHANNELS
         self.block_layers, self.block_channels, self.block_strides = tuple(paths), tuple(block_channels), tuple(strides)
 
-    def decoder_block(self, index: int, stride: int) -> nn.Module:
+    def head_block(self, index: int, stride: int) -> nn.Module:
         """A unit of the same width; one that projects where it halves the resolution."""
         channels = self.block_channels[index]
         return ShuffleUnit(channels, channels, stride)

@@ -96,7 +96,7 @@ class TimmEncoder(Encoder):
 
         return convert_sync_batchnorm(self)
 
-    def decoder_block(self, index: int, stride: int) -> nn.Module:
+    def head_block(self, index: int, stride: int) -> nn.Module:
         """A bottleneck block of a ResNet to a quarter of the channels, with a projecting shortcut where it downsamples."""
         channels = self.block_channels[index]
         shortcut = projection(channels, channels, stride) if stride != 1 else None

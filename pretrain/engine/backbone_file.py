@@ -3,7 +3,7 @@
 An exported backbone is a ``torch.save`` file ``{"state_dict": ..., "meta": ...}``: the encoder's weights under
 torchvision's names, loadable with ``weights_only=True`` by anybody (mmdet's ``init_cfg`` included), and a record of where
 they come from. Import accepts that, a training checkpoint of ours, and a bare state dict (torchvision's ResNets); every
-encoder key must match, only known extras (classifier, decoders) may be left over.
+encoder key must match, only known extras (classifier, heads) may be left over.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT = "loco-det-backbone"
 FORMAT_VERSION = 2
 RECORD_KEY = "pretraining"  # where a training checkpoint keeps its record, see pretrain.engine.hooks.RecordHook
 ENCODER_PREFIX = "encoder."
-KNOWN_EXTRAS = ("fc.", "decoders.", "objectives.", "head.")
+KNOWN_EXTRAS = ("fc.", "heads.", "decoders.", "objectives.", "head.")
 
 
 @dataclass(frozen=True)

@@ -34,15 +34,15 @@ class RecordHook(Hook):
         checkpoint[self.key] = {**self.record, "epoch": meta["epoch"], "iter": meta["iter"]}
 
 
-class TooManyUndecodableImagesError(RunFailedError):
+class TooManyCorruptImagesError(RunFailedError):
     """More images than the configured share cannot be decoded."""
 
 
 @HOOKS.register_module()
-class UndecodableImagesHook(Hook):
+class CorruptImagesHook(Hook):
     """Reports images that a data set could not decode, each once, and stops the run when they are too many.
 
-    The data set replaces such an image and flags it in its ``undecodable`` tensor (shared with its workers); it names it by
+    The data set replaces such an image and flags it in its ``corrupt`` tensor (shared with its workers); it names it by
     ``sample_name(index)``. What any process met is put together: the first one reports it, and all of them stop at once.
 
     Args:
@@ -55,9 +55,9 @@ class UndecodableImagesHook(Hook):
 
     def __init__(self, max_share: float = 0.01, interval: int = 20) -> None:
         if not 0 <= max_share <= 1:
-            raise ValueError(f"max_share of undecodable images is {max_share}; it must lie in [0, 1]")
+            raise ValueError(f"max_share of corrupt images is {max_share}; it must lie in [0, 1]")
         if interval < 1:
-            raise ValueError(f"interval of UndecodableImagesHook is {interval}; it must be at least 1")
+            raise ValueError(f"interval of CorruptImagesHook is {interval}; it must be at least 1")
         self.max_share = max_share
         self.interval = interval
         self._reported: set[int] = set()
@@ -66,7 +66,7 @@ class UndecodableImagesHook(Hook):
         """Reports what the data set already met while it was built (a cache, say).
 
         Raises:
-            TooManyUndecodableImagesError: in all processes.
+            TooManyCorruptImagesError: in all processes.
         """
         self._check(runner)
 
@@ -74,7 +74,7 @@ class UndecodableImagesHook(Hook):
         """Reports what the workers met meanwhile, before a checkpoint of this iteration is written.
 
         Raises:
-            TooManyUndecodableImagesError: in all processes.
+            TooManyCorruptImagesError: in all processes.
         """
         epoch_ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
         if epoch_ends or self.every_n_train_iters(runner, self.interval):
@@ -82,7 +82,7 @@ class UndecodableImagesHook(Hook):
 
     def _check(self, runner) -> None:
         dataset = runner.train_dataloader.dataset
-        flags = dataset.undecodable.clone()  # (len,) uint8; workers may set more of the data set's own meanwhile
+        flags = dataset.corrupt.clone()  # (len,) uint8; workers may set more of the data set's own meanwhile
         all_reduce(flags, op="max")
         found = set(flags.nonzero().flatten().tolist())
         new = found - self._reported
@@ -93,9 +93,9 @@ class UndecodableImagesHook(Hook):
             runner.logger.warning(f"skipped an image that cannot be decoded: {dataset.sample_name(index)} "
                                   f"({len(self._reported)} of {len(dataset)} so far)")
         if len(self._reported) > self.max_share * len(dataset):
-            raise TooManyUndecodableImagesError(
+            raise TooManyCorruptImagesError(
                 f"{len(self._reported)} of {len(dataset)} images cannot be decoded, more than the tolerated share of "
-                f"{self.max_share:g} (max_share of UndecodableImagesHook); the last is {dataset.sample_name(max(new))}"
+                f"{self.max_share:g} (max_share of CorruptImagesHook); the last is {dataset.sample_name(max(new))}"
             )
 
 

@@ -83,7 +83,7 @@ class NonFiniteLossError(RunFailedError):
 
 
 @HOOKS.register_module()
-class FiniteHook(Hook):
+class CheckFiniteHook(Hook):
     """Stops a run at the first loss that is not finite, and keeps weights that are not finite out of checkpoints.
 
     Finite weights need not be good ones: whether they give a finite loss shows in the step after the checkpoint, and until

@@ -65,7 +65,7 @@ def check_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
     return sha256
 
 
-def claim_work_dir(work_dir: str | Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def init_work_dir(work_dir: str | Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     """Writes the record of the run into ``work_dir``, unless it is there; to be called when all input has been found good.
 
     Args:

@@ -66,7 +66,7 @@ class AdamLinearProbe:
         stages = {name: dict(top1=top1, top5=top5, train_top1=trained[name][0]) for name, (top1, top5) in tested.items()}
         for name, (top1, _) in tested.items():
             print_log(f"{name}: top-1 {top1:.2f}%", logger="current")
-        return Outcome(stages, data.images_per_s, dict(train=train.undecodable, test=test.undecodable))
+        return Outcome(stages, data.images_per_s, dict(train=train.corrupt, test=test.corrupt))
 
 
 def train_heads(

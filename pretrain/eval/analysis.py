@@ -55,7 +55,7 @@ def analyze_probes(readout: Readout, method: Method) -> dict[str, Any]:
         blocks = [{**place, **{key: value for key, value in outcome.stages[place["name"]].items() if key not in METRICS}}
                   for place in _blocks(encoder, identity)]
         return dict(rows=accuracy_rows(outcome.stages, data.record, "probes"), details=dict(blocks=blocks),
-                    undecodable=outcome.undecodable)
+                    corrupt=outcome.corrupt)
 
     variant = (*_other_splits(readout, data.record, "train_split", "test_split"), *_other_protocol(method),
                *_other_views(readout, identity["setting"], image_size))
@@ -139,7 +139,7 @@ def analyze_spectrum(readout: Readout, points: str = "stages", batch_size: int =
                   for name, spectrum in spectra.items() for metric, value in spectrum.items() if isinstance(value, float)],
             details=dict(images=len(extracted.labels), points=[
                 dict(name=name, block=pooled.blocks[name], **spectrum) for name, spectrum in spectra.items()]),
-            undecodable=extracted.undecodable,
+            corrupt=extracted.corrupt,
         )
 
     variant = (*_other_splits(readout, data.record, None, "split"), *([points] if points != POINTS[0] else []),

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from pretrain.data.dataset import KeyedSampler, SampleKey
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.image_files import ImageFiles
 from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
 from pretrain.data.tar_shards import TarShards
@@ -30,7 +30,7 @@ from pretrain.errors import RunFailedError
 RESIZE_RATIO = 256 / 224  # short side over crop, in the test views of ImageNet's customary protocol
 MIN_SCALE = 0.08
 NO_LABEL = -1  # of images that cannot be decoded
-MAX_UNDECODABLE_SHARE = 0.01
+MAX_CORRUPT_SHARE = 0.01
 
 
 class TrainView:
@@ -85,12 +85,12 @@ class LabelledImages(Dataset):
         view: makes a view of an image, with torch's default generator if it is random.
 
     Attributes:
-        undecodable: ``(len(source),)`` uint8 in shared memory, 1 where decoding failed in any worker.
+        corrupt: ``(len(source),)`` uint8 in shared memory, 1 where decoding failed in any worker.
     """
 
     def __init__(self, source: ImageSource, indices: np.ndarray, view: TrainView | CentreView) -> None:
         self.source, self.indices, self.view = source, indices, view
-        self.undecodable = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
+        self.corrupt = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -110,8 +110,8 @@ class LabelledImages(Dataset):
         label = int(self.source.labels[key.index])
         try:
             image = self.source.load(key.index)
-        except UndecodableImageError:
-            self.undecodable[key.index] = 1
+        except CorruptImageError:
+            self.corrupt[key.index] = 1
             image, label = Image.new("RGB", (32, 32), "grey"), NO_LABEL
         entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
         torch.default_generator.manual_seed(int(entropy[0]))
@@ -329,18 +329,18 @@ def evaluation_loader(dataset: LabelledImages, batch_size: int, workers: int) ->
                       pin_memory=torch.cuda.is_available())
 
 
-def check_undecodable(dataset: LabelledImages, device: torch.device) -> int:
+def check_corrupt(dataset: LabelledImages, device: torch.device) -> int:
     """Names the images that could not be decoded so far in any process, and counts them.
 
     Raises:
         RunFailedError: they are more than one and more than 1% of the set, or the whole set.
     """
-    flags = comm.max_over_ranks(dataset.undecodable.to(device, copy=True))
+    flags = comm.max_over_ranks(dataset.corrupt.to(device, copy=True))
     found = flags.nonzero().flatten().tolist()
     for index in found[:10]:
         print_log(f"skipped an image that cannot be decoded: {dataset.source.name(index)}", logger="current",
                   level=logging.WARNING)
-    tolerated = min(max(1, int(MAX_UNDECODABLE_SHARE * len(dataset))), len(dataset) - 1)
+    tolerated = min(max(1, int(MAX_CORRUPT_SHARE * len(dataset))), len(dataset) - 1)
     if len(found) > tolerated:
         raise RunFailedError(f"{len(found)} of {len(dataset)} images cannot be decoded, but {tolerated} are tolerated; "
                              f"the first is {dataset.source.name(found[0])}")

@@ -117,7 +117,7 @@ def read_out(readout: Readout, method: Method) -> dict[str, Any]:
         details = {stage: {key: value for key, value in found.items() if key not in METRICS}
                    for stage, found in outcome.stages.items()}
         return dict(rows=accuracy_rows(outcome.stages, data.record, method.kind), details=details,
-                    undecodable=outcome.undecodable, images_per_s=round(outcome.images_per_s, 2),
+                    corrupt=outcome.corrupt, images_per_s=round(outcome.images_per_s, 2),
                     earlier_s=outcome.earlier_s)
 
     record = record_result(out, record, readout.resume, measure)

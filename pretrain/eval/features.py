@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.distributed import comm
-from pretrain.eval.data import CentreView, LabelledImages, check_undecodable, evaluation_loader
+from pretrain.eval.data import CentreView, LabelledImages, check_corrupt, evaluation_loader
 from pretrain.eval.encoders import PooledFeatures
 from pretrain.eval.session import Session
 
@@ -23,12 +23,12 @@ class FeatureSet:
     Attributes:
         features: ``{stage: (N, C)}`` float32.
         labels: ``(N,)`` int64.
-        undecodable: how many images are left out.
+        corrupt: how many images are left out.
     """
 
     features: dict[str, Tensor]
     labels: Tensor
-    undecodable: int
+    corrupt: int
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,4 @@ def extract_features(
     for name in pooled.widths:
         gathered = comm.gather_in_turn(features.pop(name), len(dataset))
         features[name] = gathered if kept.all() else gathered[kept]  # no copy of features without need
-    return FeatureSet(features, labels[kept], check_undecodable(dataset, device))
+    return FeatureSet(features, labels[kept], check_corrupt(dataset, device))

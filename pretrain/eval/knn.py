@@ -61,7 +61,7 @@ class NearestNeighbours:
                 counter.add({name: scores}, data.test.labels[rows])
             top1, top5 = counter.percentages()[name]
             stages[name] = dict(top1=top1, top5=top5, k=k)
-        return Outcome(stages, data.images_per_s, dict(train=data.train.undecodable, test=data.test.undecodable))
+        return Outcome(stages, data.images_per_s, dict(train=data.train.corrupt, test=data.test.corrupt))
 
 
 def knn_scores(

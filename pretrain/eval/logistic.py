@@ -119,7 +119,7 @@ class CachedLinearProbe:
             stages[name] = dict(top1=top1, top5=top5, train_top1=trained, penalty=penalty,
                                 converged=all(each.converged for each in fits), iterations=sum(f.iterations for f in fits))
             print_log(f"{name}: top-1 {top1:.2f}% with penalty {penalty:g}", logger="current")
-        return Outcome(stages, data.images_per_s, dict(train=data.train.undecodable, test=data.test.undecodable))
+        return Outcome(stages, data.images_per_s, dict(train=data.train.corrupt, test=data.test.corrupt))
 
 
 def choose_penalty(

@@ -61,13 +61,13 @@ class Outcome:
         stages: by stage ``top1`` and ``top5`` on the test set, ``train_top1`` where there is one (all in percent;
             ``top5`` is None with five classes or fewer), and whatever else belongs to a stage.
         images_per_s: training images that went through the encoder per second, over all processes.
-        undecodable: how many images of ``train`` and ``test`` could not be decoded.
+        corrupt: how many images of ``train`` and ``test`` could not be decoded.
         earlier_s: seconds of work that this process found done, by the run that it has resumed.
     """
 
     stages: dict[str, dict[str, Any]]
     images_per_s: float
-    undecodable: dict[str, int]
+    corrupt: dict[str, int]
     earlier_s: float = 0.0
 
 

@@ -21,7 +21,7 @@ from pretrain.distributed import comm
 from pretrain.engine.checkpoints import load_checkpoint
 from pretrain.errors import RunFailedError
 from pretrain.eval.accuracy import AccuracyCounter
-from pretrain.eval.data import NO_LABEL, CentreView, TrainView, check_undecodable, evaluation_loader, training_loader
+from pretrain.eval.data import NO_LABEL, CentreView, TrainView, check_corrupt, evaluation_loader, training_loader
 from pretrain.eval.results import check_same_settings
 from pretrain.eval.session import Outcome, Session
 
@@ -49,7 +49,7 @@ class TrainingState:
     Attributes:
         epoch: how many epochs are done.
         train_top1: accuracy in percent over the last epoch's augmented views by stage.
-        undecodable: how many training images could not be decoded.
+        corrupt: how many training images could not be decoded.
         images: how many images have been trained on, over all epochs and processes.
         seconds: how long that took.
         earlier_s: how much of it was another run's, which this one has resumed.
@@ -57,7 +57,7 @@ class TrainingState:
 
     epoch: int = 0
     train_top1: dict[str, float] = field(default_factory=dict)
-    undecodable: int = 0
+    corrupt: int = 0
     images: int = 0
     seconds: float = 0.0
     earlier_s: float = 0.0
@@ -103,14 +103,14 @@ def train_and_test(
     if state.epoch == 0:
         for _ in _with_progress(test_loader, "decoding the test set"):  # finds out before all epochs what cannot be decoded
             pass
-        check_undecodable(test_set, session.device)
+        check_corrupt(test_set, session.device)
     while state.epoch < epochs:
         _train_epoch(model, optimizer, learning_rate, loader, state, session)
         _save(model, optimizer, session, state)
     tested = evaluate(model, test_loader, session.device)
     stages = {name: dict(top1=top1, top5=top5, train_top1=state.train_top1[name]) for name, (top1, top5) in tested.items()}
-    undecodable = dict(train=state.undecodable, test=check_undecodable(test_set, session.device))
-    return Outcome(stages, state.images / max(state.seconds, 1e-9), undecodable, state.earlier_s)
+    corrupt = dict(train=state.corrupt, test=check_corrupt(test_set, session.device))
+    return Outcome(stages, state.images / max(state.seconds, 1e-9), corrupt, state.earlier_s)
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def _train_epoch(
     state.seconds += time.perf_counter() - started
     state.images += int(images)
     if state.epoch == 0:
-        state.undecodable = check_undecodable(loader.dataset, session.device)
+        state.corrupt = check_corrupt(loader.dataset, session.device)
     state.epoch += 1
     accuracies = ", ".join(f"{name} {top1:.2f}" for name, top1 in state.train_top1.items())
     print_log(f"epoch {state.epoch}: loss {mean_loss:.4f}, training accuracy in percent: {accuracies}", logger="current")
@@ -204,7 +204,7 @@ def _save(model: Classifiers, optimizer: torch.optim.Optimizer, session: Session
         "optimizer": optimizer.state_dict(),
         "epoch": state.epoch,
         "train_top1": state.train_top1,
-        "undecodable": state.undecodable,
+        "corrupt": state.corrupt,
         "images": state.images,
         "seconds": state.seconds,
         "settings": json.dumps(session.settings),
@@ -223,7 +223,7 @@ def _restore(model: Classifiers, optimizer: torch.optim.Optimizer, session: Sess
     model.trained().load_state_dict(content["trained"])
     optimizer.load_state_dict(content["optimizer"])
     print_log(f"continuing {file} after epoch {content['epoch']}", logger="current")
-    return TrainingState(content["epoch"], content["train_top1"], content["undecodable"], content["images"],
+    return TrainingState(content["epoch"], content["train_top1"], content["corrupt"], content["images"],
                          content["seconds"], earlier_s=content["seconds"])
 
 

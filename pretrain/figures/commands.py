@@ -125,7 +125,7 @@ def _kept(args: Namespace) -> dict[str, Drawing]:
 COMMANDS = (
     Command("curves", "losses and metrics of every unit, learning rate and images/s over epochs",
             _curves_arguments, _curves),
-    Command("units", "the learning rule: blocks, units, decoders, and how far down each gradient flows",
+    Command("units", "the learning rule: blocks, units, heads, and how far down each gradient flows",
             _units_arguments, _units),
     Command("complexity", "FLOPs and memory of every stage, and what local learning saves of a step's memory",
             _complexity_arguments, _complexity),

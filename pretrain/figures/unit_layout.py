@@ -1,4 +1,4 @@
-"""What there is to show of a learning rule, for pictures and text: its units side by side, each with its decoder."""
+"""What there is to show of a learning rule, for pictures and text: its units side by side, each with its head."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pretrain.engine.backbone_file import RECORD_KEY
 from pretrain.engine.checkpoints import load_checkpoint
 from pretrain.engine.cli import load_config
 from pretrain.engine.work_dir import RECORD_NAME
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.local.units import LocalUnit, Stages, untrained_blocks
 from pretrain.results.method import Method, epochs_per_unit, learner_options, method_of_learner, shown_method
 from pretrain.results.store import read_record
 
 SHOWN_OPTIONS = (  # of the learner
-    "encoder", "rule", "decoder", "objective", "allow_untrained", "soft_sharing", "method_name")
+    "encoder", "rule", "head", "objective", "allow_untrained", "soft_sharing", "method_name")
 Effect = Literal["updates", "passes", "copy"]
 
 
@@ -37,26 +37,26 @@ class UnitLayout:
         name: as in the training log's ``loss_<name>``.
         lane: beside the blocks, counted from 0; units in one lane have no block in common.
         copied: with soft sharing, the number of its last blocks of which it trains a copy of its own.
-        decoder_convs: the convolutional part of its decoder in words; empty where there is none.
-        decoder_widths: features that every linear layer of the decoder takes, and at last those that it yields.
+        head_convs: the convolutional part of its head in words; empty where there is none.
+        head_widths: features that every linear layer of the head takes, and at last those that it yields.
     """
 
     unit: LocalUnit
     name: str
     lane: int
     copied: int
-    decoder_convs: str
-    decoder_widths: tuple[int, ...]
+    head_convs: str
+    head_widths: tuple[int, ...]
 
     @property
-    def decoder(self) -> str:
-        """The decoder in words, with the widths of its linear layers."""
-        return ", ".join(filter(None, [self.decoder_convs, f"MLP {'-'.join(map(str, self.decoder_widths))}"]))
+    def head(self) -> str:
+        """The head in words, with the widths of its linear layers."""
+        return ", ".join(filter(None, [self.head_convs, f"MLP {'-'.join(map(str, self.head_widths))}"]))
 
     @property
-    def decoder_kind(self) -> str:
-        """The decoder in words, without the widths, which grow with the encoder's."""
-        return " + ".join(filter(None, [self.decoder_convs, f"{len(self.decoder_widths) - 1}-layer MLP"]))
+    def head_kind(self) -> str:
+        """The head in words, without the widths, which grow with the encoder's."""
+        return " + ".join(filter(None, [self.head_convs, f"{len(self.head_widths) - 1}-layer MLP"]))
 
     def effect(self, block: int) -> Effect:
         """What the unit's gradient does to a block that it reaches."""
@@ -115,9 +115,9 @@ def rule_layout(model: Mapping[str, Any]) -> RuleLayout:
     if learner.soft_sharing is not None:
         copies[:len(learner.soft_sharing.copies)] = map(len, learner.soft_sharing.copies)
     units = [
-        UnitLayout(unit, name, lane, copied, *_described(decoder, model.get("decoder") or {}))
-        for unit, name, lane, copied, decoder in zip(
-            learner.units, learner.unit_names, _lanes(learner.units), copies, learner.decoders, strict=True)
+        UnitLayout(unit, name, lane, copied, *_described(head, model.get("head") or {}))
+        for unit, name, lane, copied, head in zip(
+            learner.units, learner.unit_names, _lanes(learner.units), copies, learner.heads, strict=True)
     ]
     untrained = untrained_blocks(learner.units, learner.encoder.num_blocks)
     method = shown_method(method_of_learner(learner, model.get("epochs_per_unit")))
@@ -168,11 +168,11 @@ def _lanes(units: Sequence[LocalUnit]) -> list[int]:
     return lanes
 
 
-def _described(decoder: nn.Module, options: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """``decoder_convs`` and ``decoder_widths`` of :class:`UnitLayout`."""
-    decoder = next(module for module in decoder.modules() if isinstance(module, Decoder))  # a copied stage may precede it
-    linear = [layer for layer in decoder.mlp if isinstance(layer, nn.Linear)]
-    convs, count = "", len(decoder.convs)
+def _described(head: nn.Module, options: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
+    """``head_convs`` and ``head_widths`` of :class:`UnitLayout`."""
+    head = next(module for module in head.modules() if isinstance(module, ProjectionHead))  # a copied stage may precede it
+    linear = [layer for layer in head.mlp if isinstance(layer, nn.Linear)]
+    convs, count = "", len(head.convs)
     if count:
         convs = "3×3 conv" if options["conv_blocks"] == "plain_conv" else f"{count} residual block{'s' * (count > 1)}"
         convs += "" if options.get("downsample", True) else " without downsampling"

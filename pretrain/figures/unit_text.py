@@ -38,7 +38,7 @@ class _Row:
 
 
 def units_as_text(model: Mapping[str, Any]) -> str:
-    """Draws the blocks of a model's encoder, its local units, their decoders, and how far down every gradient flows.
+    """Draws the blocks of a model's encoder, its local units, their heads, and how far down every gradient flows.
 
     Args:
         model: see :func:`pretrain.figures.unit_layout.rule_layout`.
@@ -99,7 +99,7 @@ def _lanes(layout: RuleLayout, rows: Sequence[_Row]) -> list[str]:
         if row.unit is not None:
             after = 3 * row.unit.lane + 1
             cells[after:] = [CROSSINGS.get(cell, cell) for cell in cells[after:]]
-            cells.append(f" loss_{row.unit.name} {row.unit.unit}: {row.unit.decoder}")
+            cells.append(f" loss_{row.unit.name} {row.unit.unit}: {row.unit.head}")
     return ["".join(cells) for cells in grid]
 
 

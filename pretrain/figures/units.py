@@ -1,4 +1,4 @@
-"""The picture of a learning rule: blocks, local units, decoders, and how far down every gradient flows (LoCo, figure 1)."""
+"""The picture of a learning rule: blocks, local units, heads, and how far down every gradient flows (LoCo, figure 1)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ COLUMNS = 3
 # inches, which are also the coordinates of the axes
 BLOCK_HEIGHT, BLOCK_WIDTH, WIDE_BLOCK, BLOCK_GAP = 0.2, 0.4, 0.72, 0.03  # wide ones hold a word beside the number
 LANE, ARROW, LINE_HEIGHT, LEGEND_LINE = 0.17, 0.05, 0.13, 0.17
-NAME_OFFSET = 0.16  # from a decoder to the name of its loss
+NAME_OFFSET = 0.16  # from a head to the name of its loss
 IMAGES = 0.34  # what the arrow and the word below the blocks take
-HEAD = dict(marker="v", markersize=5.5, markeredgewidth=0)  # of an arrow
+ARROWHEAD = dict(marker="v", markersize=5.5, markeredgewidth=0)  # of an arrow
 NARROWING = [(-1, -1), (-1, 1), (1, 0.45), (1, -0.45), (-1, -1)]  # towards the loss
-DECODER = dict(marker=NARROWING, markersize=9, markeredgecolor=BLACK, markeredgewidth=0.5)
+HEAD = dict(marker=NARROWING, markersize=9, markeredgecolor=BLACK, markeredgewidth=0.5)
 SMALL, MEDIUM, LARGE = 6.5, 7, 8  # points
 STROKES = {"updates": dict(linewidth=2.4), "copy": dict(linewidth=2.8), "passes": dict(linewidth=1.0, linestyle=":")}
 EFFECTS = {
@@ -91,7 +91,7 @@ def _with_unique_names(layouts: Sequence[RuleLayout], sources: Sequence[str]) ->
 
 def _draw_rule(ax: Axes, layout: RuleLayout, width: float) -> None:
     height = _block_height(layout)
-    column, edge, decoders = _places(layout)
+    column, edge, heads = _places(layout)
     ax.text(0, _top(layout) + 0.06, "\n".join(_title(layout, width)), fontsize=LARGE, va="bottom")
     ax.text(0, -IMAGES, "\n".join(_note(layout, width)), fontsize=SMALL, va="top", linespacing=1.25)
     _draw_blocks(ax, layout, column, edge)
@@ -103,13 +103,13 @@ def _draw_rule(ax: Axes, layout: RuleLayout, width: float) -> None:
         end = shown.unit.end
         share = 0.3 if ending[end] == 1 else (ending[end] - placed[end] - 0.5) / ending[end]  # the lower unit lower
         placed[end] += 1
-        _draw_unit(ax, shown, color, height, (end - share) * height, edge, decoders)
+        _draw_unit(ax, shown, color, height, (end - share) * height, edge, heads)
     for text in ax.texts:
         text.set_in_layout(False)  # has its place already
 
 
 def _places(layout: RuleLayout) -> tuple[float, float, float]:
-    """Left and right end of the blocks, and left end of the decoders, in inches from the left."""
+    """Left and right end of the blocks, and left end of the heads, in inches from the left."""
     left = 0.1 + CHARACTER * MEDIUM * max(map(len, layout.stages))
     right = left + (WIDE_BLOCK if layout.untrained else BLOCK_WIDTH)
     return left, right, right + LANE * (layout.num_lanes + 1) + 0.1
@@ -141,22 +141,22 @@ def _draw_blocks(ax: Axes, layout: RuleLayout, left: float, right: float) -> Non
 
 
 def _draw_unit(
-    ax: Axes, shown: UnitLayout, color: tuple[float, float, float], height: float, top: float, edge: float, decoder: float
+    ax: Axes, shown: UnitLayout, color: tuple[float, float, float], height: float, top: float, edge: float, head: float
 ) -> None:
-    """Draws a unit: from its last block to the decoder, and back down to its first one.
+    """Draws a unit: from its last block to the head, and back down to its first one.
 
     Args:
         ax: coordinates are inches.
         shown: the unit.
         color: of its lines.
         height: of a block.
-        top: where the line from its last block to the decoder runs.
+        top: where the line from its last block to the head runs.
         edge: right end of the blocks.
-        decoder: where the decoders stand.
+        head: where the heads stand.
     """
     lane = edge + LANE * (shown.lane + 1)
-    ax.plot([edge, decoder], [top, top], color=GREY, linewidth=0.7, zorder=2)
-    ax.plot([lane, decoder], [top, top], color=color, linewidth=1.2, zorder=2.1)
+    ax.plot([edge, head], [top, top], color=GREY, linewidth=0.7, zorder=2)
+    ax.plot([lane, head], [top, top], color=color, linewidth=1.2, zorder=2.1)
     bottom = shown.unit.start * height + BLOCK_GAP
     for effect, run in groupby(range(shown.unit.start, shown.unit.end), shown.effect):
         blocks = list(run)
@@ -164,10 +164,10 @@ def _draw_unit(
         ax.plot([lane, lane], ends, color=color, solid_capstyle="butt", zorder=3, **STROKES[effect])
         if effect == "copy":  # hollow
             ax.plot([lane, lane], ends, color="white", linewidth=1.2, solid_capstyle="butt", zorder=3.1)
-    ax.plot(lane, bottom + ARROW / 2, color=color, zorder=4, **HEAD)
+    ax.plot(lane, bottom + ARROW / 2, color=color, zorder=4, **ARROWHEAD)
     ax.plot([lane - 0.055, lane + 0.055], [bottom - 0.012] * 2, color=BLACK, linewidth=1.1, solid_capstyle="butt", zorder=4)
-    ax.plot(decoder + 0.05, top, color=color, zorder=4, **DECODER)
-    ax.text(decoder + NAME_OFFSET, top, _loss_name(shown), va="center_baseline", fontsize=MEDIUM)
+    ax.plot(head + 0.05, top, color=color, zorder=4, **HEAD)
+    ax.text(head + NAME_OFFSET, top, _loss_name(shown), va="center_baseline", fontsize=MEDIUM)
 
 
 def _block_height(layout: RuleLayout) -> float:
@@ -187,10 +187,10 @@ def _title(layout: RuleLayout, width: float) -> list[str]:
 
 
 def _note(layout: RuleLayout, width: float) -> list[str]:
-    """What the decoders are, in lines that fit ``width`` inches."""
-    kinds = [(kind, [shown.name for shown in run]) for kind, run in groupby(layout.units, lambda shown: shown.decoder_kind)]
-    outputs = "/".join(str(features) for features in dict.fromkeys(shown.decoder_widths[-1] for shown in layout.units))
-    head = f"Decoder{'s' * (len(layout.units) > 1)} to {outputs} features: "
+    """What the heads are, in lines that fit ``width`` inches."""
+    kinds = [(kind, [shown.name for shown in run]) for kind, run in groupby(layout.units, lambda shown: shown.head_kind)]
+    outputs = "/".join(str(features) for features in dict.fromkeys(shown.head_widths[-1] for shown in layout.units))
+    head = f"Projection head{'s' * (len(layout.units) > 1)} to {outputs} features: "
     parts = [f"{head}{kinds[0][0]}"] if len(kinds) == 1 else [head, *(f"{_run_of(names)}: {kind}" for kind, names in kinds)]
     return [line for text in parts for line in wrapped(text, width, SMALL)]
 
@@ -210,8 +210,8 @@ def _legend(layouts: Sequence[RuleLayout]) -> list[Line2D | Patch]:
         for effect, label in EFFECTS.items() if effect in effects
     ]
     handles += [
-        Line2D([], [], label="goes no further down", **marker, **HEAD),
-        Line2D([], [], label="decoder, not kept after training", **marker, **DECODER),
+        Line2D([], [], label="goes no further down", **marker, **ARROWHEAD),
+        Line2D([], [], label="head, not kept after training", **marker, **HEAD),
     ]
     if any(layout.untrained for layout in layouts):
         handles.append(Patch(facecolor="white", edgecolor=VERMILION, hatch="////", label="no unit updates the block"))
@@ -238,7 +238,7 @@ def _numbers(layout: RuleLayout) -> dict[str, Any]:
             "start": shown.unit.start,
             "end": shown.unit.end,
             "updates": [block for block in range(shown.unit.start, shown.unit.end) if shown.effect(block) == "updates"],
-            "decoder": shown.decoder,
+            "head": shown.head,
         } for shown in layout.units],
         "untrained": list(layout.untrained),
     }

@@ -1,12 +1,12 @@
 """One training step of any list of local units: one forward pass, and no more backward work than the units need.
 
 The encoder is cut at every unit boundary into segments. Going up, each segment runs once. As soon as the highest unit of a
-common *start* has ended, all units with that start descend together: on the way down each adds its decoder's gradient where
+common *start* has ended, all units with that start descend together: on the way down each adds its head's gradient where
 it ends. So a segment sees one backward pass per distinct start among the units that cover it (SimCLR and GIM 1, LoCo 2),
 however many units there are (units that update only a part of what they reach descend with those that update the same
 part); and since gradients are linear in the output's gradient, only one of these passes, over the
 sum of all units, computes weight gradients. The others want the gradient to the segment's input alone. A segment's
-activations are freed with its last pass; decoders run as late as possible, so that nothing of theirs waits.
+activations are freed with its last pass; heads run as late as possible, so that nothing of theirs waits.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class LocalBackprop:
     Args:
         encoder: the encoder to train.
         units: local units, in any order.
-        autocast: makes the context in which segments and decoders run forward, e.g. ``lambda: torch.autocast("cpu",
+        autocast: makes the context in which segments and heads run forward, e.g. ``lambda: torch.autocast("cpu",
             torch.bfloat16)``; backward passes run outside it.
         allow_untrained: whether blocks that no unit updates may stay untrained; where no gradient comes through them they
             run without a graph.
@@ -150,7 +150,7 @@ class LocalBackprop:
         Args:
             x: normalised images ``(B, 3, H, W)``; freed with the lowest segment if the caller keeps no reference.
             objectives: one a unit, in the units' order: maps the unit's feature map ``(B, C, h, w)`` to its scalar loss
-                (decoder and loss function together).
+                (head and loss function together).
 
         Returns:
             The detached scalar losses, one a unit.
@@ -198,7 +198,7 @@ class LocalBackprop:
             stretch.take(descent, grad)
 
     def _decode(self, features: Tensor, objective: UnitLoss, grad: list[Tensor]) -> Tensor:
-        """A unit's loss; adds its gradient at the unit's output to ``grad``, and accumulates the decoder's own gradients."""
+        """A unit's loss; adds its gradient at the unit's output to ``grad``, and accumulates the head's own gradients."""
         boundary = features.detach().requires_grad_()
         loss = self._loss(boundary, objective)
         roots = [loss]

@@ -2,7 +2,7 @@
 
 Hard sharing gives a stage to two units: to the lower one as its end, to the upper one as its start. Here each has its own.
 The encoder's stages, which are exported, are those that units *start* with; the lower unit ends in a copy. For ResNet-50
-(stages 2 to 5, copies primed, decoders in brackets):
+(stages 2 to 5, copies primed, heads in brackets):
 
     res2 loss:  images -> res2' [.]
     res3 loss:  images -> res2 -> res3' [.]
@@ -10,7 +10,7 @@ The encoder's stages, which are exported, are those that units *start* with; the
     res5 loss:                    res3 -> res4 -> res5 [.]
 
 A loss reaches the stages that stand beside it in full: res4's loss trains res3 and res4'. So every exported stage sees in
-training the inputs that it sees afterwards. A copy feeds nothing but its decoder, hence it is a part of it: what the
+training the inputs that it sees afterwards. A copy feeds nothing but its head, hence it is a part of it: what the
 executor runs is the encoder with disjoint units.
 """
 
@@ -55,13 +55,13 @@ class SoftSharing:
             nn.Sequential(*(copy.deepcopy(encoder.block(index)) for index in range(*blocks))) for blocks in self._ranges
         ]
 
-    def extend(self, decoders: Sequence[nn.Module]) -> list[nn.Module]:
-        """Puts every copy before its unit's decoder, as a part of it; one decoder a unit."""
+    def extend(self, heads: Sequence[nn.Module]) -> list[nn.Module]:
+        """Puts every copy before its unit's head, as a part of it; one head a unit."""
         lower = [
-            nn.Sequential(OrderedDict(copy=stage, decoder=decoder))
-            for stage, decoder in zip(self.copies, decoders[:-1], strict=True)
+            nn.Sequential(OrderedDict(copy=stage, head=head))
+            for stage, head in zip(self.copies, heads[:-1], strict=True)
         ]
-        return [*lower, decoders[-1]]
+        return [*lower, heads[-1]]
 
     def descend(self, scale: Callable[[Tensor], Tensor] = lambda loss: loss) -> Tensor:
         """Adds the gradient of the penalty, times the scale, to every ``.grad`` and returns the penalty, detached."""
@@ -92,7 +92,7 @@ class SoftSharingBackprop(LocalBackprop):
     """Runs one step of LoCo with soft sharing; the objectives contain the copies, see :meth:`SoftSharing.extend`.
 
     Args and errors: as for :class:`~pretrain.local.executor.LocalBackprop`, and :func:`check_loco_units`. Copies are parts
-    of decoders: every recompute mode but ``none`` does to them what ``norm`` does, none runs them again.
+    of heads: every recompute mode but ``none`` does to them what ``norm`` does, none runs them again.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Local units and the learning rules that are lists of them: plain data, no tensors.
 
 An encoder is a sequence of blocks. A local unit is a contiguous run of blocks with a loss on the output of its last block;
-the loss reaches and updates exactly these blocks and the unit's decoder. Every learning rule is a list of units:
+the loss reaches and updates exactly these blocks and the unit's head. Every learning rule is a list of units:
 end-to-end SimCLR has one that spans the encoder, Greedy InfoMax one a stage, LoCo one a stage that reaches down into the
 stage below (LoCo, section 4.1, figure 1), decoupled SimCLR K of equal length (Fournier et al., 2023, section 3.1).
 """

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from pretrain.data.dataset import TwoViewImages
 from pretrain.data.device_views import BatchedTwoViews
-from pretrain.data.in_memory import ResidentImages
+from pretrain.data.in_memory import InMemoryDataset
 from pretrain.data.synthetic_scenes import SyntheticConfig
 from pretrain.data.views import TwoViews
 from pretrain.encoders import encoder_spec
 from pretrain.engine.optimizers import LARS
 from pretrain.engine.work_dir import EXECUTION_KEYS
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 from pretrain.local.units import RULES, LocalUnit, Stages, build_units
 from pretrain.objectives import objective_type
 
@@ -43,18 +43,18 @@ STANDARD_OBJECTIVES = {"decoupled": dict(temperature=0.5)}  # Fournier et al., s
 # How the data are held in memory and computed with, not what they are.
 EXECUTION_OPTIONS = EXECUTION_KEYS | {"channels_last", "non_blocking", "max_mib"}
 _TAKES_OPTIONS = {  # what the options of a config's ``type`` are given to, for their defaults
-    "TwoViewImages": TwoViewImages, "ResidentImages": ResidentImages, "BatchedTwoViewsPreprocessor": BatchedTwoViews,
+    "TwoViewImages": TwoViewImages, "InMemoryDataset": InMemoryDataset, "BatchedTwoViewsPreprocessor": BatchedTwoViews,
     "LARS": LARS,
 }
 NAMED_BY_ROOT = ("folder", "file_list", "webdataset", "coco_objects")  # sources that may be any data set
 VIEW_OPTIONS = tuple(inspect.signature(TwoViews).parameters)
 # Keys of a config's model that are the method, the encoder, or how the run is carried out.
-MODEL_OPTIONS = EXECUTION_OPTIONS | {"type", "encoder", "rule", "decoder", "objective", "soft_sharing", "method_name",
+MODEL_OPTIONS = EXECUTION_OPTIONS | {"type", "encoder", "rule", "head", "objective", "soft_sharing", "method_name",
                                      "autocast", "compile", "recompute", "allow_untrained", "data_preprocessor"}
 # Parts that are told by their options, or have no part in what is trained. All others belong to the setting.
 STANDARD_PARTS = frozenset({
-    "LocalContrastiveLearner", "TwoViewImages", "ResidentImages", "BatchedTwoViewsPreprocessor", "BaseDataPreprocessor",
-    "UndecodableImagesHook", "ProgressBarHook", "SequentialUnitsHook",
+    "LocalContrastiveLearner", "TwoViewImages", "InMemoryDataset", "BatchedTwoViewsPreprocessor", "BaseDataPreprocessor",
+    "CorruptImagesHook", "ProgressBarHook", "SequentialUnitsHook",
 })
 
 
@@ -93,7 +93,7 @@ def method_of_learner(learner: LocalContrastiveLearner, epochs_per_unit: int | N
     """
     options = learner.config
     return describe_method(
-        options["rule"], options["objective"], options["decoder"], options["soft_sharing"], epochs_per_unit,
+        options["rule"], options["objective"], options["head"], options["soft_sharing"], epochs_per_unit,
         options["method_name"], learner.encoder.stages,
     )
 
@@ -101,7 +101,7 @@ def method_of_learner(learner: LocalContrastiveLearner, epochs_per_unit: int | N
 def describe_method(
     rule: str | Mapping | Sequence,
     objective: str | Mapping = "NTXent",
-    decoder: Mapping | None = None,
+    head: Mapping | None = None,
     soft_sharing: Mapping | None = None,
     epochs_per_unit: int | None = None,
     name: str | None = None,
@@ -113,7 +113,7 @@ def describe_method(
         rule: as :func:`pretrain.local.units.build_units` takes it. A list of units that is SimCLR's, GIM's or LoCo's on
             these stages is that rule.
         objective: as :func:`pretrain.objectives.build_objective` takes it.
-        decoder: options of the projection heads.
+        head: options of the projection heads.
         soft_sharing: options of soft sharing.
         epochs_per_unit: see :func:`method_of_learner`.
         name: what to call it instead of a label made of its options.
@@ -125,7 +125,7 @@ def describe_method(
     """
     objective_options = {"type": objective} if isinstance(objective, str) else dict(objective)
     make = objective_type(objective_options["type"])
-    head = {name: value for name, value in _defaults(Decoder).items() if name != "fresh_encoder"} | dict(decoder or {})
+    head = {name: value for name, value in _defaults(ProjectionHead).items() if name != "fresh_encoder"} | dict(head or {})
     content = plain_data({
         "rule": _rule(rule, stages),
         "objective": {"type": objective_options["type"], **_defaults(make), **objective_options},
@@ -141,7 +141,7 @@ def describe_method(
 def standard_method(
     rule: str | Mapping,
     objective: Mapping | None = None,
-    decoder: Mapping | None = None,
+    head: Mapping | None = None,
     soft_sharing: Mapping | None = None,
 ) -> dict[str, Any]:
     """The method of a rule with the head and the objective of its paper, but for what is given.
@@ -150,7 +150,7 @@ def standard_method(
     """
     name = rule if isinstance(rule, str) else rule["type"]
     objective = {"type": "NTXent"} | STANDARD_OBJECTIVES.get(name, {}) | dict(objective or {})
-    return describe_method(rule, objective, STANDARD_HEADS.get(name, {}) | dict(decoder or {}), soft_sharing)
+    return describe_method(rule, objective, STANDARD_HEADS.get(name, {}) | dict(head or {}), soft_sharing)
 
 
 def foreign_method(source: str, name: str | None = None) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def learner_options(method: Mapping[str, Any], setting: Mapping[str, Any]) -> di
         raise ValueError(f"{method['label']} was not trained by this project: its learning rule is not known")
     rule = method["rule"]
     return dict(encoder=setting["encoder"], rule=rule["units"] if rule["type"] == "units" else rule,
-                decoder=method["head"], objective=method["objective"], soft_sharing=method["soft_sharing"],
+                head=method["head"], objective=method["objective"], soft_sharing=method["soft_sharing"],
                 method_name=method["name"], allow_untrained=True)
 
 
@@ -380,7 +380,7 @@ def _objective_hints(options: Mapping[str, Any]) -> list[str]:
 
 
 def _head_hints(head: Mapping[str, Any], standard: Mapping[str, Any]) -> list[str]:
-    defaults = _defaults(Decoder) | standard
+    defaults = _defaults(ProjectionHead) | standard
     parts = []
     for key, value in head.items():
         if key in defaults and value == defaults[key]:

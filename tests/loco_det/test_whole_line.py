@@ -40,7 +40,7 @@ DETECTION = {
 OWN = dict(imports=["pretrain.run", "tests.pretrain.custom_method"])
 VARIANTS = {  # label -> base config, and what is different
     "SimCLR": ("simclr", {}),
-    "SimCLR, 1 conv block": ("simclr", {"model.decoder.conv_blocks": 1}),
+    "SimCLR, 1 conv block": ("simclr", {"model.head.conv_blocks": 1}),
     "LoCo": ("loco", {}),
     "LoCo, window 3": ("loco", {"model.rule.window": 3}),
     "LoCo, no res2 loss": ("loco", {"model.rule.res2_loss": False}),
@@ -56,7 +56,7 @@ VARIANTS = {  # label -> base config, and what is different
     "my rule": ("gim", {"model.method_name": "my rule"}),
     "my other rule": ("gim", {"model.method_name": "my other rule", "train_dataloader.batch_size": 6}),
 }
-DECOUPLED = {"model.decoder": dict(conv_blocks="plain_conv", norm="none"),
+DECOUPLED = {"model.head": dict(conv_blocks="plain_conv", norm="none"),
              "model.objective": dict(type="NTXent", temperature=0.5)}
 
 

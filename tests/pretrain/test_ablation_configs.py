@@ -28,9 +28,9 @@ class Row(NamedTuple):
 
     Attributes:
         units: as the learner spells them.
-        convs: 3x3 convolutions of each decoder, which is one a residual block; by unit, or the same number for all.
-        linears: linear layers of every decoder.
-        downsample: whether decoders with convolutions reduce the resolution.
+        convs: 3x3 convolutions of each head, which is one a residual block; by unit, or the same number for all.
+        linears: linear layers of every head.
+        downsample: whether heads with convolutions reduce the resolution.
         accuracy: the paper's, as it stands in the docstring.
     """
 
@@ -92,25 +92,25 @@ def test_every_row_has_a_config():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_config_builds_its_row_and_trains(name):
-    """Units and decoder layers are the row's; one step at the config's temperature and optimizer changes all it should."""
+    """Units and head layers are the row's; one step at the config's temperature and optimizer changes all it should."""
     row, config = ROWS[name], resolved(name)
     torch.manual_seed(0)
     model = config.model.to_dict()
     assert model.pop("type") == "LocalContrastiveLearner"
     assert model["encoder"] == {"type": "presnet50" if "presnet50" in name else "resnet50"}
     learner = LocalContrastiveLearner(**model)
-    decoders = [decoder.decoder if hasattr(decoder, "copy") else decoder for decoder in learner.decoders]
+    heads = [head.head if hasattr(head, "copy") else head for head in learner.heads]
 
     assert " ".join(map(str, learner.units)) == row.units
-    convs = row.convs if isinstance(row.convs, tuple) else (row.convs,) * len(decoders)
-    assert [count(decoder.convs, nn.Conv2d, kernel_size=(3, 3)) for decoder in decoders] == list(convs)
-    for decoder, unit in zip(decoders, learner.units, strict=True):
-        linears = [m for m in decoder.mlp if isinstance(m, nn.Linear)]
+    convs = row.convs if isinstance(row.convs, tuple) else (row.convs,) * len(heads)
+    assert [count(head.convs, nn.Conv2d, kernel_size=(3, 3)) for head in heads] == list(convs)
+    for head, unit in zip(heads, learner.units, strict=True):
+        linears = [m for m in head.mlp if isinstance(m, nn.Linear)]
         assert (len(linears), linears[-1].out_features) == (row.linears, 128)
-        assert count(decoder.mlp, nn.BatchNorm1d) == row.linears - 1
+        assert count(head.mlp, nn.BatchNorm1d) == row.linears - 1
         with torch.no_grad():
-            maps = decoder.convs(torch.zeros(2, learner.encoder.block_channels[unit.end - 1], 8, 8))
-        assert (maps.shape[-1] < 8) == (row.downsample and len(decoder.convs) > 0)
+            maps = head.convs(torch.zeros(2, learner.encoder.block_channels[unit.end - 1], 8, 8))
+        assert (maps.shape[-1] < 8) == (row.downsample and len(head.convs) > 0)
 
     before = [parameter.detach().clone() for parameter in learner.parameters()]
     views = torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8)

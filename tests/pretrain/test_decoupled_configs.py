@@ -87,9 +87,9 @@ def test_config_builds_what_its_name_and_the_paper_say(name):
     blocks = learner.encoder.num_blocks // k
     assert [(unit.start, unit.end) for unit in learner.units] == [
         (max(0, place + 1 - setup.window) * blocks, (place + 1) * blocks) for place in range(k)]
-    assert [len(decoder.convs) for decoder in learner.decoders] == [1] * (k - 1) + [0]
-    assert all([type(layer) for layer in decoder.mlp] == [torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]
-               and decoder.mlp[-1].out_features == 128 for decoder in learner.decoders)
+    assert [len(head.convs) for head in learner.heads] == [1] * (k - 1) + [0]
+    assert all([type(layer) for layer in head.mlp] == [torch.nn.Linear, torch.nn.ReLU, torch.nn.Linear]
+               and head.mlp[-1].out_features == 128 for head in learner.heads)
     objective = learner.objectives[0]
     assert (objective.temperature, objective.threshold) == (0.5, setup.threshold if loss == "subsampled" else None)
     assert config.train_cfg.max_epochs == setup.epochs
@@ -110,7 +110,7 @@ def test_protocol(name):
         assert dataset.type == "TwoViewImages" and config.data_preprocessor.type == "BaseDataPreprocessor"
     else:
         options = dict(config.data_preprocessor)
-        assert options.pop("type") == "BatchedTwoViewsPreprocessor" and dataset.type == "ResidentImages"
+        assert options.pop("type") == "BatchedTwoViewsPreprocessor" and dataset.type == "InMemoryDataset"
         views = BatchedTwoViews(**options)
     assert (views.size, views.min_scale, views.grayscale, views.blur) == (setup.size, 0.08, 0.2, 0.0)
     assert jitter_strengths(views.color_strength) == pytest.approx((0.4, 0.4, 0.4, 0.1))

@@ -1,4 +1,4 @@
-"""Decoders on encoders."""
+"""Projection heads on encoders."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import torch
 from torch import nn
 
 from pretrain.encoders import build_encoder
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 
 
 @pytest.mark.parametrize(("options", "linears", "convs"), [
     (dict(), 2, 0), (dict(conv_blocks=1), 2, 4), (dict(conv_blocks=1, downsample=False), 2, 3), (dict(mlp_layers=4), 4, 0),
 ])
-def test_decoder_layers(options, linears, convs):
+def test_head_layers(options, linears, convs):
     """Bottleneck blocks (three convolutions, one more on a downsampling shortcut), pooling, MLP to 128-d."""
-    decoder = Decoder(build_encoder("resnet50"), 2, **options)
-    count = {kind: sum(isinstance(m, kind) for m in decoder.modules()) for kind in (torch.nn.Linear, torch.nn.Conv2d)}
+    head = ProjectionHead(build_encoder("resnet50"), 2, **options)
+    count = {kind: sum(isinstance(m, kind) for m in head.modules()) for kind in (torch.nn.Linear, torch.nn.Conv2d)}
     assert count == {torch.nn.Linear: linears, torch.nn.Conv2d: convs}
-    assert decoder(torch.randn(4, 256, 8, 8)).shape == (4, 128)
-    assert decoder.convs(torch.randn(4, 256, 8, 8)).shape[-1] == (4 if options.get("downsample", True) and convs else 8)
+    assert head(torch.randn(4, 256, 8, 8)).shape == (4, 128)
+    assert head.convs(torch.randn(4, 256, 8, 8)).shape[-1] == (4 if options.get("downsample", True) and convs else 8)
 
 
 @pytest.mark.parametrize(("conv_blocks", "block", "blocks", "channels", "size"), [
-    ("stage", 2, 4, 128, 8),  # res2's decoder is a res3
+    ("stage", 2, 4, 128, 8),  # res2's head is a res3
     ("stage", 12, 3, 512, 8),
     ("stage", 15, 3, 512, 8),  # res5 has no next stage: as many blocks as it has itself
     ("stage", 3, 3 + 6, 256, 8),  # a unit that shares one block of res3: the rest of res3, and res4
@@ -32,17 +32,17 @@ def test_decoder_layers(options, linears, convs):
     ("network", 8, 4 + 3, 512, 8),
     ("network", 15, 0, 512, 16),
 ])
-def test_decoders_as_deep_as_stages_or_the_network(conv_blocks, block, blocks, channels, size):
+def test_heads_as_deep_as_stages_or_the_network(conv_blocks, block, blocks, channels, size):
     """LoCo, section 5.4: blocks, widths and strides of the encoder's own continuation; at 16 px a side."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet34")
-    decoder = Decoder(encoder, block, conv_blocks, fresh_encoder=lambda: build_encoder("resnet34"))
-    assert len(decoder.convs) == blocks
+    head = ProjectionHead(encoder, block, conv_blocks, fresh_encoder=lambda: build_encoder("resnet34"))
+    assert len(head.convs) == blocks
     x = torch.randn(2, encoder.block_channels[block], 16, 16)
-    assert decoder.convs(x).shape == (2, channels, size, size)
-    assert decoder(x).shape == (2, 128)
+    assert head.convs(x).shape == (2, channels, size, size)
+    assert head(x).shape == (2, 128)
     own = {p.data_ptr() for p in encoder.parameters()}
-    assert not any(p.data_ptr() in own for p in decoder.parameters())
+    assert not any(p.data_ptr() in own for p in head.parameters())
 
 
 @pytest.mark.parametrize("channels_of_block", [(0, 64), (3, 128), (6, 512)])
@@ -50,37 +50,37 @@ def test_projector_of_decoupled_simclr(channels_of_block):
     """Second paper, appendix: the layers in its words, with the same weights, give the same projections."""
     block, channels = channels_of_block
     torch.manual_seed(0)
-    decoder = Decoder(build_encoder("resnet18"), block, "plain_conv", norm="none")
+    head = ProjectionHead(build_encoder("resnet18"), block, "plain_conv", norm="none")
     reference = nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 128),
     )
-    for theirs, ours in zip(reference.parameters(), decoder.parameters(), strict=True):
+    for theirs, ours in zip(reference.parameters(), head.parameters(), strict=True):
         theirs.data.copy_(ours.data)
     x = torch.randn(4, channels, 9, 9)
-    torch.testing.assert_close(decoder(x), reference(x))
+    torch.testing.assert_close(head(x), reference(x))
 
 
 def test_projector_at_the_end_is_simclrs():
     """Second paper, appendix: pooling and a 2-layer MLP for the final layer, on whichever encoder."""
-    decoder = Decoder(build_encoder("resnet18"), 7, "plain_conv", norm="none")
-    assert [type(m) for m in decoder.modules() if not any(m.children())] == [
+    head = ProjectionHead(build_encoder("resnet18"), 7, "plain_conv", norm="none")
+    assert [type(m) for m in head.modules() if not any(m.children())] == [
         nn.Sequential, nn.AdaptiveAvgPool2d, nn.Linear, nn.ReLU, nn.Linear]
-    assert decoder(torch.randn(2, 512, 3, 3)).shape == (2, 128)
+    assert head(torch.randn(2, 512, 3, 3)).shape == (2, 128)
 
 
 def test_plain_convolution_without_downsampling():
     """``downsample=False`` keeps the resolution, as it does for residual blocks."""
-    decoder = Decoder(build_encoder("resnet18"), 3, "plain_conv", downsample=False)
-    assert decoder.convs(torch.randn(2, 128, 9, 9)).shape == (2, 128, 9, 9)
+    head = ProjectionHead(build_encoder("resnet18"), 3, "plain_conv", downsample=False)
+    assert head.convs(torch.randn(2, 128, 9, 9)).shape == (2, 128, 9, 9)
 
 
 def test_blocks_are_made_anew():
     """Layers like the encoder's, with other random weights."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet18")
-    decoder = Decoder(encoder, 1, "stage", fresh_encoder=lambda: build_encoder("resnet18"))
-    ours, own = decoder.convs[0][0].conv1.weight, encoder.layer2[0].conv1.weight
+    head = ProjectionHead(encoder, 1, "stage", fresh_encoder=lambda: build_encoder("resnet18"))
+    ours, own = head.convs[0][0].conv1.weight, encoder.layer2[0].conv1.weight
     assert ours.shape == own.shape and not torch.equal(ours, own)
 
 
@@ -91,7 +91,7 @@ def test_blocks_are_made_anew():
 ])
 def test_place_of_the_normalisation(norm, norms, biases):
     """Batch norm follows a linear layer directly, which then has no bias; ReLU follows all but the last."""
-    layers = list(Decoder(build_encoder("resnet18"), 1, mlp_layers=3, norm=norm).mlp)
+    layers = list(ProjectionHead(build_encoder("resnet18"), 1, mlp_layers=3, norm=norm).mlp)
     positions = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Linear)]
     followers = [layers[i + 1] if i + 1 < len(layers) else None for i in positions]
     assert [isinstance(layer, torch.nn.BatchNorm1d) for layer in followers] == norms
@@ -107,7 +107,7 @@ def test_place_of_the_normalisation(norm, norms, biases):
     (dict(conv_blocks="stage"), "needs fresh_encoder"),
     (dict(norm="last"), "norm='last'; known are hidden, all, none"),
 ])
-def test_bad_decoder_is_refused(options, message):
+def test_bad_head_is_refused(options, message):
     """The offending value and the known ones are in the message."""
     with pytest.raises(ValueError, match=message):
-        Decoder(build_encoder("resnet18"), 1, **options)
+        ProjectionHead(build_encoder("resnet18"), 1, **options)

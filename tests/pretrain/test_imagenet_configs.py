@@ -33,7 +33,7 @@ def test_config_is_what_its_name_and_the_paper_say(name):
     """Rule, encoder and epochs of the name; optimizer, rate, schedule, batch and views of section 5.1 and SimCLR."""
     config, (rule, encoder, epochs) = resolved(name), NAMES[name]
     assert (config.model.rule.type, config.model.encoder.type) == (rule, encoder)
-    assert (config.model.decoder.conv_blocks, config.model.decoder.mlp_layers, config.model.decoder.out_channels) == (
+    assert (config.model.head.conv_blocks, config.model.head.mlp_layers, config.model.head.out_channels) == (
         1 if rule == "loco" else 0, 2, 128)
     assert (config.model.objective.temperature, config.model.autocast, config.model.channels_last) == (0.1, "bfloat16", True)
     assert config.train_cfg.max_epochs == epochs

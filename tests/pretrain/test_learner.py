@@ -45,8 +45,8 @@ def test_kept_shares_are_logged_for_every_unit():
     images = batch()["views"].transpose(0, 1).flatten(0, 1)
     with torch.no_grad():
         features = copy.deepcopy(learner)(images)
-        projections = {unit: copy.deepcopy(decoder)(features[unit])
-                       for unit, decoder in zip(features, learner.decoders, strict=True)}
+        projections = {unit: copy.deepcopy(head)(features[unit])
+                       for unit, head in zip(features, learner.heads, strict=True)}
     logs = learner.train_step(batch(), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
     quantities = ("loss", "accuracy", "kept_positive", "kept_negative")
     assert list(logs) == ["loss", *(f"{quantity}_{unit}" for quantity in quantities for unit in features)]
@@ -155,7 +155,7 @@ def test_bad_options_are_refused():
         LocalContrastiveLearner("resnet18", "loco", autocast="half")
     with pytest.raises(ValueError, match="unknown recompute mode 'stages'"):
         LocalContrastiveLearner("resnet18", "loco", recompute="stages")
-    with pytest.raises(ValueError, match="options of decoder do not fit: .*conv_layers"):
+    with pytest.raises(ValueError, match="options of head do not fit: .*conv_layers"):
         LocalContrastiveLearner("resnet18", "loco", dict(conv_layers=1))
     for objective in ("NTXnet", dict(type="NTXent", treshold=0.5), dict(type="NTXent", threshold=1.5), dict(threshold=0.5)):
         with pytest.raises(ValueError):

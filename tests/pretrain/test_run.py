@@ -15,9 +15,9 @@ from mmengine.runner import Runner
 from pretrain.distributed import comm
 from pretrain.engine.backbone_file import RECORD_KEY
 from pretrain.engine.checkpoints import load_checkpoint
-from pretrain.engine.work_dir import claim_work_dir, config_fingerprint
+from pretrain.engine.work_dir import config_fingerprint, init_work_dir
 from pretrain.results.store import DETECTION, new_record, write_record
-from pretrain.run import _identity, _resolve, pretrain, share_of_process, use_data_root
+from pretrain.run import _identity, _resolve, per_rank_config, pretrain, use_data_root
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.eval.written import identity_of_config
 
@@ -123,7 +123,7 @@ def test_a_directory_without_a_checkpoint_is_free(tmp_path, image_folder):
         config = small_config(work_dir, image_folder, **{"model.objective.temperature": temperature,
                                                          "train_cfg.max_epochs": epochs, "param_scheduler": None})
         if temperature < 0.01:
-            claim_work_dir(work_dir, config.to_dict(), {})  # as a run does that is killed before its first checkpoint
+            init_work_dir(work_dir, config.to_dict(), {})  # as a run does that is killed before its first checkpoint
     assert pretrain(config) == work_dir / "epoch_1.pth"
     assert json.loads((work_dir / "run.json").read_text())["config"]["model"]["objective"]["temperature"] == 0.2
 
@@ -195,7 +195,7 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
 
 
 @pytest.mark.slow
-def test_undecodable_images_are_reported_skipped_and_bounded(image_folder, tmp_path, run_tool):
+def test_corrupt_images_are_reported_skipped_and_bounded(image_folder, tmp_path, run_tool):
     """One broken file of nine: reported by path and skipped where 20% are tolerated, fatal where 1% is."""
     (image_folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
     arguments = ["--data-root", image_folder, "--cfg-options", *SMALL, "train_cfg.max_epochs=2"]
@@ -263,9 +263,9 @@ def test_processes_share_the_batch_and_its_learning_rate(monkeypatch):
     config = dict(train_dataloader=dict(batch_size=512), train_cfg=dict(max_epochs=2), param_scheduler=[],
                   optim_wrapper=dict(optimizer=dict(type="SGD"), lr_scaling=dict(rule="linear", base_lr=0.3)))
     monkeypatch.setattr(comm, "world_size", lambda: 8)
-    share = share_of_process(config)
+    share = per_rank_config(config)
     assert (share["train_dataloader"]["batch_size"], share["optim_wrapper"]["optimizer"]["lr"]) == (64, 0.6)
     assert share["model_wrapper_cfg"]["type"] == "DataParallelLearner"
     monkeypatch.setattr(comm, "world_size", lambda: 3)
     with pytest.raises(ValueError, match="batch_size is 512.*3 processes cannot share evenly"):
-        share_of_process(config)
+        per_rank_config(config)

@@ -1,3 +1,3 @@
 """Table 4, "1 conv block": 65.6 % in the paper."""
 _base_ = ["../simclr_resnet50_imagenet_100e.py"]
-model = dict(decoder=dict(conv_blocks=1))
+model = dict(head=dict(conv_blocks=1))

@@ -1,3 +1,3 @@
 """Table 4, "1 conv block", local: 65.1 % in the paper."""
 _base_ = ["../gim_resnet50_imagenet_100e.py"]
-model = dict(decoder=dict(conv_blocks=1))
+model = dict(head=dict(conv_blocks=1))

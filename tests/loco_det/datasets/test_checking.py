@@ -75,9 +75,9 @@ def test_missing_and_damaged_images(root, edit):
         image.write_bytes(image.read_bytes()[:200])
     check = check_coco(root, workers=1)
     train, val = (found(file.findings) for file in check.files)
-    assert train[checking.UNDECODABLE_IN_TRAINING.text][:2] == ("warning", 1)
-    assert val[checking.UNDECODABLE.text][:2] == ("error", 1)
-    assert names["val"][0] in val[checking.UNDECODABLE.text][2][0]
+    assert train[checking.CORRUPT_IN_TRAINING.text][:2] == ("warning", 1)
+    assert val[checking.CORRUPT.text][:2] == ("error", 1)
+    assert names["val"][0] in val[checking.CORRUPT.text][2][0]
     assert not check.is_usable and not check.files[0].findings.has_fatal
 
     (root / "train2017" / names["train"][1]).unlink()
@@ -158,13 +158,13 @@ def test_problems_of_images_do_not_pass_for_problems_of_their_annotations(root, 
     assert found(check.findings)[UNCHECKED.text] == ("warning", 1, [f"{total} annotations"])
 
 
-def test_a_file_of_unknown_use_may_hold_undecodable_images(root):
+def test_a_file_of_unknown_use_may_hold_corrupt_images(root):
     """Training goes on without them; the warning says that evaluation would not."""
     name = sorted(file.name for file in (root / "train2017").iterdir())[0]
     (root / "train2017" / name).write_bytes(b"no image")
     check = check_annotation_file(root / "annotations/instances_train2017.json", root / "train2017", workers=1)
     assert not check.findings.has_fatal
-    (problem,) = [p for p in check.findings.plain() if p["problem"] == checking.UNDECODABLE.text]
+    (problem,) = [p for p in check.findings.plain() if p["problem"] == checking.CORRUPT.text]
     assert (problem["severity"], problem["count"]) == ("warning", 1)
     assert "evaluation on this file would end" in problem["mend"]
 

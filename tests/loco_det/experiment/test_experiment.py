@@ -417,7 +417,7 @@ def test_another_backbone_is_another_run(finished, synthetic_root, backbone, tmp
 
 
 @pytest.mark.slow
-def test_undecodable_training_image_is_reported_and_skipped(synthetic_root, tmp_path, run_tool):
+def test_corrupt_training_image_is_reported_and_skipped(synthetic_root, tmp_path, run_tool):
     """Named, counted, and fatal past the configured share."""
     root = tmp_path / "set"
     shutil.copytree(synthetic_root, root)

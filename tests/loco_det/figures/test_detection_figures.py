@@ -23,7 +23,7 @@ from loco_det.experiment.experiment import DataDescription, _own_config
 from loco_det.experiment.inputs import use_data_root
 from loco_det.figures.detections import CHARACTER, LINE, MAX_COVERED, _label_places, _overlap, draw_detections
 from loco_det.figures.predictions import VAL_ANNOTATIONS, annotated_objects, find_detector, predict
-from pretrain.engine.work_dir import claim_work_dir
+from pretrain.engine.work_dir import init_work_dir
 from pretrain.figures.class_style import CLASS_COLORS, class_color, class_marker, is_dark
 from pretrain.figures.style import save_figure
 from pretrain.results.store import DETECTION, new_record
@@ -55,7 +55,7 @@ def run(config, synthetic_root):
     (folder / VAL_ANNOTATIONS).write_text(json.dumps(content))
     record = new_record(DETECTION, identity("loco", encoder="resnet18"), dict(name=DETECTION), dataset="demo",
                         classes=classes, data_root=str(synthetic_root))
-    claim_work_dir(folder, _own_config(config, None, DataDescription(tuple(classes), 6, "train", "val")), record)
+    init_work_dir(folder, _own_config(config, None, DataDescription(tuple(classes), 6, "train", "val")), record)
     torch.save({"state_dict": build_detector(config, classes).state_dict(), "detection": record, "meta": {}},
                folder / "split_0" / "epoch_1.pth")
     return folder

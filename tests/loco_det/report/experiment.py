@@ -14,7 +14,7 @@ import loco_det.register  # noqa: F401  isort: skip
 from loco_det.experiment.experiment import DataDescription, _own_config
 from loco_det.experiment.inputs import use_data_root
 from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
-from pretrain.engine.work_dir import RECORD_NAME, claim_work_dir, config_fingerprint, write_json
+from pretrain.engine.work_dir import RECORD_NAME, config_fingerprint, init_work_dir, write_json
 from pretrain.eval.encoders import load_encoder
 from pretrain.results.method import foreign_method
 from pretrain.results.store import DETECTION, PRETRAINING, new_record, read_record
@@ -52,7 +52,7 @@ def write_pretraining(folder: Path, rule: str, images: Path, epochs: int = 5, to
             str(folder), "--resume"]
     record = new_record(PRETRAINING, demo_identity(rule, epochs=total, **options), dict(name=PRETRAINING),
                         data_root=str(images), argv=argv)
-    claim_work_dir(folder, dict(train_cfg=dict(max_epochs=total)), {**record, "duration_s": 150.0})
+    init_work_dir(folder, dict(train_cfg=dict(max_epochs=total)), {**record, "duration_s": 150.0})
     lines = []
     for step in range(1, 4 * epochs + 1):
         losses = {f"loss_{unit}": 4 - step / 10 for unit in UNITS[rule]}

@@ -101,7 +101,7 @@ def test_every_section_is_there(page):
     assert titles == [
         "Every run", "Every evaluation and analysis", "All results", "All results, after every stage", "AP by class",
         "AP of every split", "AP of every method, with its deviation over the splits", "t-SNE of the encoders' features",
-        "Learning rules: blocks, units, decoders, and how far down each gradient flows", "Training loss of every unit",
+        "Learning rules: blocks, units, heads, and how far down each gradient flows", "Training loss of every unit",
         "Contrastive accuracy of every unit", "Learning rate", "Images per second", "resnet18 on images of 40 px",
         "FLOPs and memory of every stage", "Memory of a step that local learning saves", "Ground truth and predictions"]
 

@@ -30,7 +30,7 @@ class ThreeConvolutions(Encoder):
         self.stem, self.norm, self.relu = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
         self.pointwise, self.strided = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, stride=2)
 
-    def decoder_block(self, index: int, stride: int) -> nn.Module:
+    def head_block(self, index: int, stride: int) -> nn.Module:
         raise NotImplementedError
 
 

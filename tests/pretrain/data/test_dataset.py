@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from pretrain.data.dataset import KeyedSampler, SampleKey, TwoViewImages
-from pretrain.data.decoding import UndecodableImageError, decode_image, list_images
+from pretrain.data.decoding import CorruptImageError, decode_image, list_images
 from pretrain.data.views import TwoViews
 
 VIEWS = dict(size=32)
@@ -45,20 +45,20 @@ def test_the_sampler_shuffles_each_epoch_anew(image_folder):
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_undecodable_images_are_replaced_and_flagged(image_folder):
+def test_corrupt_images_are_replaced_and_flagged(image_folder):
     """The next image stands in; the flag says which one it was."""
     paths = list_images(image_folder)
     paths[2].write_bytes(b"")
     dataset = TwoViewImages(image_folder, VIEWS)
     assert dataset[SampleKey(0, 0, 2)]["views"].shape == (2, 3, 32, 32)
-    assert dataset.undecodable.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert dataset.corrupt.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
     assert dataset.sample_name(2) == str(paths[2])
 
 
 def test_no_decodable_image_is_an_error(tmp_path):
     """A folder of broken files does not loop for ever."""
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UndecodableImageError, match="none of the 1 images"):
+    with pytest.raises(CorruptImageError, match="none of the 1 images"):
         TwoViewImages(tmp_path, VIEWS)[SampleKey(0, 0, 0)]
 
 
@@ -138,7 +138,7 @@ def test_dark_16_bit_gray_stays_dark(suffix):
 
 def test_not_a_number_alone_is_no_image():
     """There is nothing to scale."""
-    with pytest.raises(UndecodableImageError, match="none of its values is finite"):
+    with pytest.raises(CorruptImageError, match="none of its values is finite"):
         decoded(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "tif")
 
 
@@ -176,7 +176,7 @@ def test_packed_ycbcr_tiffs_are_converted(compression):
     pixels = np.full((16, 16, 3), (200, 30, 90), dtype=np.uint8)
     image = Image.fromarray(pixels).convert("YCbCr")
     assert np.abs(decoded(image, "tif", compression=compression).astype(int) - pixels).max() <= 2
-    with pytest.raises(UndecodableImageError):
+    with pytest.raises(CorruptImageError):
         decoded(image, "tif")
 
 
@@ -227,9 +227,9 @@ def test_bytes_files_and_paths_decode_alike(image_folder):
         assert not file.closed
     images = [decode_image(path), decode_image(str(path)), decode_image(path.read_bytes()), from_file]
     assert all(np.array_equal(np.asarray(images[0]), np.asarray(image)) for image in images[1:])
-    with pytest.raises(UndecodableImageError, match="^shard 3, sample 5 cannot be decoded: it is in no image format"):
+    with pytest.raises(CorruptImageError, match="^shard 3, sample 5 cannot be decoded: it is in no image format"):
         decode_image(b"text", name="shard 3, sample 5")
-    with pytest.raises(UndecodableImageError, match="^an image in memory cannot be decoded: it is empty"):
+    with pytest.raises(CorruptImageError, match="^an image in memory cannot be decoded: it is empty"):
         decode_image(io.BytesIO())
 
 
@@ -237,19 +237,19 @@ def test_truncated_image_is_named(image_folder):
     """Half a file is no image; the error holds the path."""
     path = list_images(image_folder)[0]
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UndecodableImageError, match=path.name):
+    with pytest.raises(CorruptImageError, match=path.name):
         decode_image(path)
     path.write_bytes(b"")
-    with pytest.raises(UndecodableImageError, match=f"{path.name} cannot be decoded: it is empty"):
+    with pytest.raises(CorruptImageError, match=f"{path.name} cannot be decoded: it is empty"):
         decode_image(path)
     path.unlink()
-    with pytest.raises(UndecodableImageError, match=f"{path.name} cannot be decoded: .*No such file"):
+    with pytest.raises(CorruptImageError, match=f"{path.name} cannot be decoded: .*No such file"):
         decode_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "bmp", "webp", "gif", "pgm"])
 def test_files_cut_anywhere_never_raise_anything_else(suffix):
-    """A download that stopped: an image or an UndecodableImageError, at whatever byte."""
+    """A download that stopped: an image or an CorruptImageError, at whatever byte."""
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM"}.get(suffix, suffix.upper()))
@@ -258,7 +258,7 @@ def test_files_cut_anywhere_never_raise_anything_else(suffix):
     for size in range(0, len(content) - 16, 7):
         try:
             decode_image(content[:size])
-        except UndecodableImageError:
+        except CorruptImageError:
             failed += 1
     assert failed > 0.8 * len(range(0, len(content) - 16, 7))
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from pretrain.data.dataset import SampleKey
-from pretrain.data.decoding import UndecodableImageError, list_images
+from pretrain.data.decoding import CorruptImageError, list_images
 from pretrain.data.device_views import BatchedTwoViewsPreprocessor
-from pretrain.data.in_memory import ResidentImages, batched_already
+from pretrain.data.in_memory import InMemoryDataset, batched_already
 from pretrain.learner import LocalContrastiveLearner
 
 
@@ -41,7 +41,7 @@ def keys(*indices: int) -> list[SampleKey]:
 
 def test_images_are_the_sources(image_folder):
     """Every image of one size, as it is, with its class; batches follow their keys."""
-    dataset = ResidentImages(image_folder)
+    dataset = InMemoryDataset(image_folder)
     expected = torch.stack([pixels(path) for path in list_images(image_folder)])
     assert torch.equal(dataset.images, expected)
     assert dataset.classes == ("part0", "part1")
@@ -58,7 +58,7 @@ def test_images_are_the_sources(image_folder):
 def test_images_of_any_size_are_brought_to_one(image_folder, image_size):
     """Shrunk and enlarged: what torchvision's Resize and CenterCrop make of each file."""
     Image.new("RGB", (90, 20), "teal").save(image_folder / "part0" / "wide.png")
-    dataset = ResidentImages(image_folder, image_size=image_size)
+    dataset = InMemoryDataset(image_folder, image_size=image_size)
     transform = v2.Compose([v2.Resize(image_size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(image_size)])
     expected = [v2.functional.pil_to_tensor(transform(Image.open(path))) for path in list_images(image_folder)]
     assert torch.equal(dataset.images, torch.stack(expected))
@@ -68,16 +68,16 @@ def test_different_sizes_need_an_image_size(image_folder):
     """The error names the image, both sizes and the option."""
     Image.new("RGB", (90, 20)).save(image_folder / "part1" / "wide.png")
     with pytest.raises(ValueError, match=re.escape("wide.png is 90 × 20, but others are 48 × 40; set image_size")):
-        ResidentImages(image_folder)
+        InMemoryDataset(image_folder)
 
 
-def test_undecodable_images_are_replaced_and_flagged(image_folder):
+def test_corrupt_images_are_replaced_and_flagged(image_folder):
     """The next image that can be decoded stands in with its label, over the end too; the flags say for which."""
     paths = list_images(image_folder)
     for index in (2, 3, 7):
         paths[index].write_bytes(b"")
-    dataset = ResidentImages(image_folder)
-    assert dataset.undecodable.tolist() == [0, 0, 1, 1, 0, 0, 0, 1]
+    dataset = InMemoryDataset(image_folder)
+    assert dataset.corrupt.tolist() == [0, 0, 1, 1, 0, 0, 0, 1]
     assert torch.equal(dataset.images, torch.stack([pixels(paths[i]) for i in (0, 1, 4, 4, 4, 5, 6, 0)]))
     assert dataset.labels.tolist() == [0, 0, 1, 1, 1, 1, 1, 0]
     assert dataset.sample_name(7) == str(paths[7])
@@ -87,16 +87,16 @@ def test_undecodable_images_are_replaced_and_flagged(image_folder):
 def test_no_decodable_image_is_an_error(tmp_path, image_size):
     """With a size given and without."""
     (tmp_path / "a.png").write_bytes(b"x")
-    with pytest.raises(UndecodableImageError, match="none of the 1 images"):
-        ResidentImages(tmp_path, image_size=image_size)
+    with pytest.raises(CorruptImageError, match="none of the 1 images"):
+        InMemoryDataset(tmp_path, image_size=image_size)
 
 
 def test_too_many_images_are_refused_before_they_are_decoded(image_folder):
     """The message says what they need; a limit above it is kept to."""
     needed = 8 * 3 * 1000**2 / 2**20
     with pytest.raises(ValueError, match=re.escape(f"8 images of 1000 × 1000 need {needed:.1f} MiB, more than max_mib, 22")):
-        ResidentImages(image_folder, image_size=1000, max_mib=22)
-    assert ResidentImages(image_folder, image_size=10, max_mib=8 * 3 * 10**2 / 2**20).images.shape == (8, 3, 10, 10)
+        InMemoryDataset(image_folder, image_size=1000, max_mib=22)
+    assert InMemoryDataset(image_folder, image_size=10, max_mib=8 * 3 * 10**2 / 2**20).images.shape == (8, 3, 10, 10)
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -108,19 +108,19 @@ def test_too_many_images_are_refused_before_they_are_decoded(image_folder):
 def test_bad_options_are_refused(image_folder, options, message):
     """The offending value is in the message."""
     with pytest.raises(ValueError, match=message):
-        ResidentImages(image_folder, **options)
+        InMemoryDataset(image_folder, **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_missing_gpu_is_said(image_folder):
     """Before anything is decoded, with the mend."""
     with pytest.raises(ValueError, match="torch sees no GPU; use device='cpu'"):
-        ResidentImages(image_folder, device="cuda")
+        InMemoryDataset(image_folder, device="cuda")
 
 
 def test_the_epoch_order_is_a_full_shuffle(image_folder):
     """Every image once, a function of the generator."""
-    dataset = ResidentImages(image_folder)
+    dataset = InMemoryDataset(image_folder)
     orders = [dataset.epoch_order(np.random.default_rng(seed)).tolist() for seed in (1, 2, 1)]
     assert sorted(orders[0]) == list(range(8))
     assert orders[0] == orders[2] != orders[1]
@@ -129,7 +129,7 @@ def test_the_epoch_order_is_a_full_shuffle(image_folder):
 def loader(image_folder, **options) -> DataLoader:
     """mmengine's loader from a config, with shuffled keys."""
     return Runner.build_dataloader(dict(
-        dataset=dict(type="ResidentImages", data_root=str(image_folder), **options),
+        dataset=dict(type="InMemoryDataset", data_root=str(image_folder), **options),
         sampler=dict(type="KeyedSampler", seed=3), batch_size=4, num_workers=0, collate_fn=dict(type="batched_already"),
     ))
 
@@ -148,7 +148,7 @@ def test_mmengine_loads_whole_batches(image_folder):
 
 def test_workers_may_not_read_from_the_gpu(image_folder):
     """The data set says what to set, before CUDA fails in the forked process."""
-    dataset = ResidentImages(image_folder)
+    dataset = InMemoryDataset(image_folder)
     dataset.device = torch.device("cuda")
     with pytest.raises(ValueError, match="num_workers=0"):
         next(iter(DataLoader(dataset, sampler=keys(1, 2), batch_size=2, num_workers=1, collate_fn=batched_already)))
@@ -157,7 +157,7 @@ def test_workers_may_not_read_from_the_gpu(image_folder):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_images_on_the_gpu_stay_there(image_folder):
     """Batches are the CPU's, on the device."""
-    batch, expected = (ResidentImages(image_folder, device=d).__getitems__(keys(5, 0)) for d in ("cuda", "cpu"))
+    batch, expected = (InMemoryDataset(image_folder, device=d).__getitems__(keys(5, 0)) for d in ("cuda", "cpu"))
     for name in ("images", "keys"):
         assert batch[name].device.type == "cuda"
         assert torch.equal(batch[name].cpu(), expected[name])

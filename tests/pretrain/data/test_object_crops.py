@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pretrain.data import object_crops
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import build_source, default_splits
 from pretrain.eval.data import load_labelled_data
 
@@ -97,8 +97,8 @@ def test_other_layouts_by_options(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other size"])
-def test_images_that_cannot_be_used_are_undecodable(tmp_path, damage):
-    """They are reported as any source's undecodable images are, by name."""
+def test_images_that_cannot_be_used_are_corrupt(tmp_path, damage):
+    """They are reported as any source's corrupt images are, by name."""
     make_set(tmp_path, [[(9, [0, 0, 10, 10])]])
     file = tmp_path / "train2017/0.png"
     if damage == "missing":
@@ -108,7 +108,7 @@ def test_images_that_cannot_be_used_are_undecodable(tmp_path, damage):
     else:
         Image.new("RGB", (30, 40)).save(file)
     source = build_source("coco_objects", tmp_path)
-    with pytest.raises(UndecodableImageError, match=str(file)):
+    with pytest.raises(CorruptImageError, match=str(file)):
         source.load(0)
 
 

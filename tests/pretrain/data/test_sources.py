@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder as TorchvisionImageFolder
 
 from pretrain.data import decoding, image_files
-from pretrain.data.decoding import IMAGE_SUFFIXES, UndecodableImageError
+from pretrain.data.decoding import IMAGE_SUFFIXES, CorruptImageError
 from pretrain.data.sources import SOURCES, build_source, default_splits, labelled
 
 
@@ -387,7 +387,7 @@ def test_a_missing_list_and_a_missing_image(tmp_path):
         build_source(dict(type="file_list", file="list.txt"), tmp_path)
     make_images(tmp_path, "a.png")
     source = build_list(tmp_path, "gone.png\na.png\n")
-    with pytest.raises(UndecodableImageError, match="gone.png cannot be decoded"):
+    with pytest.raises(CorruptImageError, match="gone.png cannot be decoded"):
         source.load(0)
     assert source.load(1).size == (6, 5)
 

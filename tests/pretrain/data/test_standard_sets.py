@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import build_source, labelled
 
 
@@ -139,7 +139,7 @@ def test_damaged_stl10(stl10):
     source = build_source("stl10", root, "unlabeled")
     with open(folder / "unlabeled_X.bin", "r+b") as file:
         file.truncate(2 * 27648 + 5)
-    with pytest.raises(UndecodableImageError, match="stl10 unlabeled image 3 cannot be read from .*unlabeled_X.bin"):
+    with pytest.raises(CorruptImageError, match="stl10 unlabeled image 3 cannot be read from .*unlabeled_X.bin"):
         source.load(3)
     with pytest.raises(ValueError, match="unlabeled_X.bin is truncated: 55,301 bytes"):
         build_source("stl10", root, "train+unlabeled")

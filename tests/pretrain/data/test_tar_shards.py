@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from pretrain.data import tar_index, tar_shards
 from pretrain.data.dataset import KeyedSampler, TwoViewImages
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import build_source, labelled
 from pretrain.data.tar_shards import expand_braces
 
@@ -225,15 +225,15 @@ def test_foreign_files_are_no_shards(tmp_path):
             build_source("webdataset", tmp_path)
 
 
-def test_undecodable_and_vanished_samples(tmp_path):
+def test_corrupt_and_vanished_samples(tmp_path):
     """The message holds shard and file name, whether the bytes are no image or the shard is gone."""
     shard = write_tar(tmp_path / "0.tar", [("a.jpg", b"\xff\xd8 no image"), ("b.png", b""), ("c.png", png(1))])
     source = build_source("webdataset", tmp_path)
     for index, reason in ((0, "0.tar: a.jpg cannot be decoded: it is in no image format"), (1, "b.png .* it is empty")):
-        with pytest.raises(UndecodableImageError, match=reason):
+        with pytest.raises(CorruptImageError, match=reason):
             source.load(index)
     shard.unlink()
-    with pytest.raises(UndecodableImageError, match="c.png cannot be read"):
+    with pytest.raises(CorruptImageError, match="c.png cannot be read"):
         build_source("webdataset", write_shards(tmp_path / "new", 1)).__class__.load(pickle.loads(pickle.dumps(source)), 2)
 
 
@@ -254,7 +254,7 @@ def test_a_shard_that_changes_under_its_source_is_refused(tmp_path, opened):
         os.utime(shard, ns=(written, written + 10**7))
         with pytest.raises(ValueError, match="000000.tar has been changed since it was indexed") as refused:
             pickle.loads(pickle.dumps(source)).load(1) if not opened else source.load(1)
-        assert not isinstance(refused.value, UndecodableImageError)  # which pretraining would replace by another image
+        assert not isinstance(refused.value, CorruptImageError)  # which pretraining would replace by another image
         assert np.asarray(source.load(5)).max() == 11
     assert len(build_source("webdataset", folder)) == 8
 
@@ -352,7 +352,7 @@ def test_workers_read_the_same_views_as_one_process(tmp_path):
                      for workers in (0, 2))
     assert len(alone) == 8
     assert all(bool((a == b).all()) for a, b in zip(alone, shared, strict=True))
-    assert dataset.undecodable.sum() == 0
+    assert dataset.corrupt.sum() == 0
 
 
 def test_a_forked_process_opens_its_own_files(tmp_path):

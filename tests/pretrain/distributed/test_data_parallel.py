@@ -20,7 +20,7 @@ STEPS = 3
 CASES = {
     "simclr": dict(rule="simclr"),
     "gim": dict(rule="gim"),
-    "loco": dict(rule="loco", decoder=dict(conv_blocks=1)),
+    "loco": dict(rule="loco", head=dict(conv_blocks=1)),
     "loco, norms made again": dict(rule="loco", recompute="norm"),
     "loco, stages run again": dict(rule="loco", recompute="stage"),
     "simclr, blocks run again": dict(rule="simclr", recompute="block"),

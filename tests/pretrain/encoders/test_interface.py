@@ -1,4 +1,4 @@
-"""What holds for every encoder: blocks, stages, channels, strides, decoder blocks."""
+"""What holds for every encoder: blocks, stages, channels, strides, head blocks."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_block_0_is_the_stem_and_then_the_first_residual_block(encoder):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.no_grad()
-def test_decoder_blocks(encoder, stride):
+def test_head_blocks(encoder, stride):
     """They keep the channels, halve an even and an odd resolution as asked, and are fresh at each call."""
     for index in {end - 1 for _, end in encoder.stages.values()}:
         channels = encoder.block_channels[index]
         with torch.device("meta"):
-            block, other = encoder.decoder_block(index, stride), encoder.decoder_block(index, stride)
+            block, other = encoder.head_block(index, stride), encoder.head_block(index, stride)
         assert not {id(p) for p in block.parameters()} & {id(p) for p in other.parameters()}
         shape = block(torch.empty(2, channels, 8, 7, device="meta")).shape
         assert shape == ((2, channels, 4, 4) if stride == 2 else (2, channels, 8, 7))

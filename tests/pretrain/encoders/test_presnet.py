@@ -94,14 +94,14 @@ def test_blocks_and_shortcuts():
 
 
 @pytest.mark.parametrize("index", [2, 17])
-def test_decoder_blocks_are_of_the_stage(index):
+def test_head_blocks_are_of_the_stage(index):
     """Basic or bottleneck, with the groups of the stage's last block, halved by interpolation."""
     encoder = build_on_meta("presnet50_printed")
-    like, block = encoder.block(index)[-1], encoder.decoder_block(index, 2)
+    like, block = encoder.block(index)[-1], encoder.head_block(index, 2)
     assert {k: v.shape for k, v in block.state_dict().items() if not k.startswith("downsample")} == {
         k: v.shape for k, v in like.state_dict().items()}
     assert block.resize.ratio == Fraction(1, 2)
-    assert encoder.decoder_block(index, 1).downsample is None
+    assert encoder.head_block(index, 1).downsample is None
 
 
 def test_interpolation_saves_no_tensor_for_backward():

@@ -68,14 +68,14 @@ def test_unknown_stem_is_refused():
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_width(name):
-    """A quarter of the width: a sixteenth of the work of every residual convolution, decoder blocks to match."""
+    """A quarter of the width: a sixteenth of the work of every residual convolution, head blocks to match."""
     wide, narrow = (build_on_meta(dict(type=name, stem="small", width=width)) for width in (64, 16))
     assert narrow.block_channels == tuple(channels // 4 for channels in wide.block_channels)
     for stage in ("res3", "res4", "res5"):  # res2's share contains the stem
         assert stage_macs(narrow, 32)[stage] * 16 == stage_macs(wide, 32)[stage]
     channels = narrow.block_channels[-1]
     with torch.device("meta"):
-        assert narrow.decoder_block(narrow.num_blocks - 1, 2)(torch.empty(1, channels, 4, 4)).shape == (1, channels, 2, 2)
+        assert narrow.head_block(narrow.num_blocks - 1, 2)(torch.empty(1, channels, 4, 4)).shape == (1, channels, 2, 2)
     assert dict(narrow.named_parameters()).keys() == dict(wide.named_parameters()).keys()
 
 

@@ -27,7 +27,7 @@ def encoder():
 def training_checkpoint(tmp_path, encoder):
     """What a run of ours leaves, as far as it matters here."""
     weights = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    weights["decoders.0.mlp.0.weight"] = torch.zeros(2, 2)
+    weights["heads.0.mlp.0.weight"] = torch.zeros(2, 2)
     weights["objectives.0.queue"] = torch.zeros(2, 2)
     torch.save({"state_dict": weights, RECORD_KEY: RECORD, "meta": {"epoch": 1}}, tmp_path / "epoch_1.pth")
     return tmp_path / "epoch_1.pth"
@@ -76,7 +76,7 @@ def test_a_file_of_another_version_is_told(training_checkpoint, tmp_path):
 
 
 def test_a_training_checkpoint_loads_without_export(training_checkpoint, encoder):
-    """The same file that a run leaves can be handed on; its decoders are a known extra."""
+    """The same file that a run leaves can be handed on; its heads are a known extra."""
     backbone = read_backbone(training_checkpoint)
     load_into(build_encoder("resnet18"), backbone, expected="resnet18")
     assert backbone.meta == RECORD

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import partial_path
-from pretrain.engine.hooks import UndecodableImagesHook
+from pretrain.engine.hooks import CorruptImagesHook
 from pretrain.errors import RunFailedError
 from pretrain.run import pretrain, use_data_root
 from tests.conftest import ROOT
@@ -69,10 +69,10 @@ def test_what_each_process_could_not_decode_is_put_together(image_folder, tmp_pa
     broken = [files[order[0]], files[order[1]]]
     for file in broken:
         file.write_bytes(b"")
-    hooks = [dict(type="UndecodableImagesHook", max_share=1.5 / 8)]
+    hooks = [dict(type="CorruptImagesHook", max_share=1.5 / 8)]
     (first,), (second,) = run_in_processes(errors_of_runs, 2, tmp_path, image_folder, tmp_path / "runs", [hooks])
     assert first == second
-    assert first[:2] == ("TooManyUndecodableImagesError", True)
+    assert first[:2] == ("TooManyCorruptImagesError", True)
     assert first[2].startswith("2 of 8 images cannot be decoded, more than the tolerated share of 0.1875")
     (log,) = (tmp_path / "runs" / "0").glob("*/*.log")
     assert all(f"cannot be decoded: {file}" in log.read_text() for file in broken)
@@ -92,4 +92,4 @@ def test_a_checkpoint_that_cannot_be_saved_stops_all_processes(image_folder, tmp
 def test_options_that_mean_nothing(option):
     """Refused by name."""
     with pytest.raises(ValueError, match=next(iter(option))):
-        UndecodableImagesHook(**option)
+        CorruptImagesHook(**option)

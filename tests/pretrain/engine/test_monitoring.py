@@ -137,7 +137,7 @@ class PoisonHook(Hook):
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_loss_that_is_no_number_stops_the_run(value, image_folder, tmp_path):
     """The lowest unit concerned, place, learning rate, last good checkpoint and ways on; that checkpoint is finite."""
-    poison = dict(type="PoisonHook", iteration=3, name="decoders.1.mlp.0.weight", value=value)
+    poison = dict(type="PoisonHook", iteration=3, name="heads.1.mlp.0.weight", value=value)
     with pytest.raises(NonFiniteLossError) as error:
         run(image_folder, tmp_path, poison)
     message = str(error.value)
@@ -155,7 +155,7 @@ def test_a_finite_checkpoint_of_no_use_is_not_the_only_one(image_folder, tmp_pat
     """Finite weights that are far too large are saved before their loss is known: the checkpoint before is there, too."""
     monkeypatch.setitem(OVERRIDES, "default_hooks.checkpoint.interval_iters", 1)
     monkeypatch.setitem(OVERRIDES, "default_hooks.checkpoint.max_keep_ckpts", 1)
-    poison = dict(type="PoisonHook", iteration=4, name="decoders.1.mlp.0.weight", value="1e38")
+    poison = dict(type="PoisonHook", iteration=4, name="heads.1.mlp.0.weight", value="1e38")
     with pytest.raises(NonFiniteLossError, match=r"iteration 5, .*epoch_2.pth \(the one before it is epoch_1_iter_3.pth\)"):
         run(image_folder, tmp_path, poison)
     bad, good = (load_checkpoint(file)["state_dict"] for file in checkpoint_files(tmp_path))

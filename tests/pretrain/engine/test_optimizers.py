@@ -204,7 +204,7 @@ def test_excluding_nothing_and_other_optimizers():
 
 
 def test_every_one_dimensional_parameter_of_a_learner_is_excluded():
-    """Encoder and decoders have no vector but norms and biases, and no matrix or kernel that is one."""
+    """Encoder and heads have no vector but norms and biases, and no matrix or kernel that is one."""
     weights, excluded = split_norm_and_bias(LocalContrastiveLearner("resnet18", "loco"))
     assert {p.dim() for p in weights} == {2, 4} and {p.dim() for p in excluded} == {1}
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pretrain.engine.work_dir import check_work_dir, check_writable, claim_work_dir, config_fingerprint, write_json
+from pretrain.engine.work_dir import check_work_dir, check_writable, config_fingerprint, init_work_dir, write_json
 
 CONFIG = dict(model=dict(rule="loco", units=(0, 3)), work_dir="a", launcher="none")
 RECORD = dict(kind="pretraining", rows=[])
@@ -14,18 +14,18 @@ RECORD = dict(kind="pretraining", rows=[])
 
 def test_the_same_config_may_come_back(tmp_path):
     """How a run is carried out does not matter, tuple or list does not either."""
-    first = claim_work_dir(tmp_path / "w", CONFIG, RECORD)
+    first = init_work_dir(tmp_path / "w", CONFIG, RECORD)
     again = dict(CONFIG, model=dict(rule="loco", units=[0, 3]), work_dir="b", launcher="slurm")
-    assert claim_work_dir(tmp_path / "w", again, RECORD) == first == config_fingerprint(CONFIG)[0]
+    assert init_work_dir(tmp_path / "w", again, RECORD) == first == config_fingerprint(CONFIG)[0]
     assert json.loads((tmp_path / "w" / "run.json").read_text())["config"]["model"] == {"rule": "loco", "units": [0, 3]}
     assert json.loads((tmp_path / "w" / "run.json").read_text())["kind"] == "pretraining"
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path):
     """Changed, added and removed keys, with dots."""
-    claim_work_dir(tmp_path, CONFIG, RECORD)
+    init_work_dir(tmp_path, CONFIG, RECORD)
     with pytest.raises(ValueError, match=r"differing keys: lr, model.rule; choose another --work-dir"):
-        claim_work_dir(tmp_path, dict(CONFIG, model=dict(rule="gim", units=(0, 3)), lr=1), RECORD)
+        init_work_dir(tmp_path, dict(CONFIG, model=dict(rule="gim", units=(0, 3)), lr=1), RECORD)
 
 
 def test_checking_claims_nothing(tmp_path):
@@ -38,7 +38,7 @@ def test_a_damaged_record_is_named(tmp_path):
     """Not silently overwritten."""
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run.json is damaged"):
-        claim_work_dir(tmp_path, CONFIG, RECORD)
+        init_work_dir(tmp_path, CONFIG, RECORD)
 
 
 def test_json_is_standard_and_written_whole(tmp_path):

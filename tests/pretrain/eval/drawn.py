@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from pretrain.data.decoding import UndecodableImageError
+from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import ImageSource
 from pretrain.encoders import ResNetEncoder
 from pretrain.eval.data import LabelledData
@@ -49,7 +49,7 @@ class ColouredSource(ImageSource):
     def load(self, index: int) -> Image.Image:
         """See :class:`ImageSource`."""
         if index in self._broken:
-            raise UndecodableImageError(f"{self.name(index)} is broken")
+            raise CorruptImageError(f"{self.name(index)} is broken")
         noise = np.random.default_rng([self._seed, index]).integers(-40, 41, (16, 16, 3))
         return Image.fromarray(np.clip(self._colours[index] + noise, 0, 255).astype(np.uint8))
 

@@ -82,11 +82,11 @@ def test_separable_classes_are_learned():
 
 
 def test_an_outcome_is_that_of_the_trained_classifiers():
-    """On a real encoder, whose undecodable images are left out and counted."""
+    """On a real encoder, whose corrupt images are left out and counted."""
     outcome = AdamLinearProbe(epochs=3, batch_size=8).run(drawn_session())
     assert list(outcome.stages) == ["res2", "res3", "res4", "res5"]
     assert all(0 <= stage["top1"] <= 100 and 0 <= stage["train_top1"] <= 100 for stage in outcome.stages.values())
-    assert outcome.undecodable == dict(train=0, test=0)
+    assert outcome.corrupt == dict(train=0, test=0)
 
 
 def test_divergence_ends_the_run():

@@ -81,7 +81,7 @@ def test_probes_say_how_accuracy_grows_with_depth(backbone, classes):
     assert record["repetition"] == dict(seed=0, evaluation_seed=0)
     protocol = record["protocol"]
     assert (protocol["name"], protocol["method"], protocol["image_size"]) == ("probes", "linear_cached", 16)
-    assert record["undecodable"] == dict(train=0, test=0)
+    assert record["corrupt"] == dict(train=0, test=0)
     blocks = record["details"]["blocks"]
     assert [block["name"] for block in blocks] == BLOCKS
     assert [block["block"] for block in blocks] == list(range(8))
@@ -104,7 +104,7 @@ def test_spectrum_is_that_of_the_pooled_features(backbone, unlabelled):
     protocol = record["protocol"]
     assert (protocol["name"], protocol["points"], protocol["image_size"]) == ("spectrum", "stages", 16)
     assert record["details"]["images"] == 10
-    assert (record["data"]["split"], record["data"]["images"], record["undecodable"]) == (None, 10, 0)
+    assert (record["data"]["split"], record["data"]["images"], record["corrupt"]) == (None, 10, 0)
     images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in sorted(unlabelled.iterdir())])
     encoder, _ = load_encoder(str(backbone), None, seed=0)
     mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
@@ -152,12 +152,12 @@ def test_all_images_are_looked_at_only_where_no_split_is_the_test_split(unlabell
     assert set(fewer) < set(few)
 
 
-def test_an_undecodable_image_is_left_out(backbone, unlabelled, tmp_path):
+def test_an_corrupt_image_is_left_out(backbone, unlabelled, tmp_path):
     """And counted; the spectrum is that of the others."""
     shutil.copytree(unlabelled, tmp_path / "damaged")
     (tmp_path / "damaged" / "3.png").write_bytes(b"no image")
     record = analyze_spectrum(readout(backbone, tmp_path / "damaged"))
-    assert (record["details"]["images"], record["data"]["images"], record["undecodable"]) == (9, 10, 1)
+    assert (record["details"]["images"], record["data"]["images"], record["corrupt"]) == (9, 10, 1)
 
 
 def test_a_random_encoder_is_a_baseline(classes, tmp_path):

@@ -15,7 +15,7 @@ from pretrain.eval.data import (
     LabelledImages,
     TrainView,
     balanced_subset,
-    check_undecodable,
+    check_corrupt,
     evaluation_loader,
     fingerprint,
     load_labelled_data,
@@ -93,7 +93,7 @@ def test_only_the_subset_is_loaded():
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 2, 0, 2]
 
 
-def test_undecodable_images_have_no_label_and_are_bounded():
+def test_corrupt_images_have_no_label_and_are_bounded():
     """One of 200, or of 20, is flagged and named; three of 200, two of 20 and all of one end the run."""
     for size, broken, fails in ((200, [7], False), (200, [7, 8, 9], True), (20, [7], False), (20, [7, 8], True),
                                 (1, [0], True)):
@@ -103,9 +103,9 @@ def test_undecodable_images_have_no_label_and_are_bounded():
         if fails:
             message = f"{len(broken)} of {size} images .*drawn image {broken[0]}"
             with pytest.raises(RunFailedError, match=message):
-                check_undecodable(dataset, torch.device("cpu"))
+                check_corrupt(dataset, torch.device("cpu"))
         else:
-            assert check_undecodable(dataset, torch.device("cpu")) == 1
+            assert check_corrupt(dataset, torch.device("cpu")) == 1
 
 
 def test_folders_are_opened_with_their_splits(tmp_path):

@@ -65,7 +65,7 @@ def test_the_record_says_what_was_evaluated(backbone, classes):
                                       image_size=16, autocast=None, data=data)
     assert record["data"] == dict(**data, options={}, root="colours")
     assert record["data_root"] == str(classes)
-    assert record["undecodable"] == dict(train=0, test=0)
+    assert record["corrupt"] == dict(train=0, test=0)
     assert [(row["stage"], row["metric"]) for row in record["rows"]] == [
         (stage, "top1") for stage in ("res2", "res3", "res4", "res5")]
     assert all(row["dataset"] == "colours" and row["protocol"] == "knn" and 0 <= row["value"] <= 100

@@ -113,14 +113,14 @@ def test_the_loss_is_the_mean_over_what_was_trained_on(monkeypatch):
     assert float(re.search(r"loss ([\d.]+)", told[0])[1]) == pytest.approx(math.log(3), abs=0.01)
 
 
-def test_undecodable_images_train_nothing(tmp_path):
+def test_corrupt_images_train_nothing(tmp_path):
     """With one image broken, the classifier is that of the set without it; the count is in the outcome."""
     broken = drawn_data(train=120, broken=[5])
     without = type(broken)(broken.train, broken.test, np.delete(np.arange(120), 5))
     found, outcome = train_on_pixels(drawn_session(broken), epochs=1, dtype=torch.float64, batch_size=120)
     expected, _ = train_on_pixels(drawn_session(without), epochs=1, dtype=torch.float64, batch_size=120)
     torch.testing.assert_close(found.heads["grid"].weight, expected.heads["grid"].weight)
-    assert outcome.undecodable == dict(train=1, test=0)
+    assert outcome.corrupt == dict(train=1, test=0)
 
 
 @pytest.mark.parametrize("batch_size", [8, 24])

@@ -226,7 +226,7 @@ def test_the_probe_on_an_encoder():
     assert list(outcome.stages) == ["res2", "res3", "res4", "res5"]
     assert outcome.stages["res2"]["top1"] == 100.0
     assert outcome.stages["res2"]["penalty"] in CachedLinearProbe().penalties
-    assert outcome.undecodable == dict(train=0, test=0)
+    assert outcome.corrupt == dict(train=0, test=0)
     with pytest.raises(ValueError, match="penalty is 0; it must be above 0"):
         CachedLinearProbe(penalties=(0,))
 
@@ -235,18 +235,18 @@ def extract_pixels(broken: int):
     """Features of 101 images in this process's share of the work, gathered."""
     dataset = drawn_data(train=101, broken=[broken]).train_views(CentreView(16))
     found = extract_features(PixelFeatures(), dataset, 8, 0, torch.device("cpu"))
-    return found.features["grid"].numpy(), found.labels.numpy(), found.undecodable
+    return found.features["grid"].numpy(), found.labels.numpy(), found.corrupt
 
 
 def test_features_keep_the_sets_order():
     """Row i is image i; an image that cannot be decoded has no row."""
-    features, labels, undecodable = extract_pixels(broken=50)
+    features, labels, corrupt = extract_pixels(broken=50)
     dataset = drawn_data(train=101).train_views(CentreView(16))
     kept = np.delete(np.arange(101), 50)
     images = torch.stack([torch.from_numpy(np.asarray(dataset.source.load(i))).permute(2, 0, 1) for i in kept])
     np.testing.assert_allclose(features, PixelFeatures()(images)["grid"].numpy(), rtol=1e-6)
     assert labels.tolist() == dataset.labels[kept].tolist()
-    assert undecodable == 1
+    assert corrupt == 1
 
 
 def extract_in_process():
@@ -262,8 +262,8 @@ def test_processes_share_the_extraction(tmp_path):
     """Two processes with 101 images, one of them broken, gather what one process has, in batches of half the size."""
     expected, at_once = extract_in_process()
     assert at_once == 8
-    for (features, labels, undecodable), at_once in run_in_processes(extract_in_process, 2, tmp_path):
+    for (features, labels, corrupt), at_once in run_in_processes(extract_in_process, 2, tmp_path):
         assert at_once == 4
         np.testing.assert_allclose(features, expected[0], rtol=1e-6)
         assert labels.tolist() == expected[1].tolist()
-        assert undecodable == 1
+        assert corrupt == 1

@@ -43,7 +43,7 @@ def identity_of_config(
         setting["epochs_done"] = epoch
     with torch.device("meta"):
         stages = build_encoder(model["encoder"]).stages
-    method = describe_method(model["rule"], model.get("objective", "NTXent"), model.get("decoder"),
+    method = describe_method(model["rule"], model.get("objective", "NTXent"), model.get("head"),
                              model.get("soft_sharing"), epochs_per_unit(plain), model.get("method_name"), stages)
     return {"method": method, "setting": setting, "repetition": {"seed": seed}}
 

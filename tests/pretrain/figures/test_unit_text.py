@@ -59,7 +59,7 @@ res2 │  1 │   ┃
 × no unit updates blocks 4, 5, 7"""
 CUSTOM_MODEL = dict(
     encoder=dict(type="resnet18", width=16), rule=[dict(start=0, end=4, updates=(0, 2)), (2, 4), (6, 7)],
-    decoder=dict(conv_blocks="plain_conv"), allow_untrained=True)
+    head=dict(conv_blocks="plain_conv"), allow_untrained=True)
 """A list of units with everything that a rule can have: equal ends, a part that is passed through, untrained blocks."""
 
 SOFT = """\
@@ -86,7 +86,7 @@ res2 │  1 │   ╔━━╋━━ loss_res2 [0,2): MLP 16-16-128
 
 
 @pytest.mark.parametrize(("model", "text"), [
-    (dict(encoder="resnet18", rule="loco", decoder=dict(conv_blocks=1)), LOCO),
+    (dict(encoder="resnet18", rule="loco", head=dict(conv_blocks=1)), LOCO),
     (CUSTOM_MODEL, CUSTOM),
     (dict(encoder=dict(type="resnet18", width=16), rule="loco", soft_sharing=dict(coefficient=1e-3)), SOFT),
 ])
@@ -114,15 +114,15 @@ def test_lanes_reach_as_far_as_the_units(rule):
 
 
 def test_the_layout_is_the_learners():
-    """Units, names and decoders are those of the model that would be trained; units in one lane do not overlap."""
+    """Units, names and heads are those of the model that would be trained; units in one lane do not overlap."""
     model = dict(encoder=dict(type="resnet18", width=16), rule=dict(type="decoupled", k=8, window=3),
-                 decoder=dict(conv_blocks="stage", mlp_layers=3, hidden_channels=64))
+                 head=dict(conv_blocks="stage", mlp_layers=3, hidden_channels=64))
     learner, layout = LocalContrastiveLearner(**model), rule_layout(model)
     assert [shown.unit for shown in layout.units] == learner.units
     assert [shown.name for shown in layout.units] == learner.unit_names
-    for shown, decoder in zip(layout.units, learner.decoders, strict=True):
-        assert shown.decoder_widths == (decoder.mlp[0].in_features, 64, 64, 128)
-        assert shown.decoder_convs.split()[0] == str(len(decoder.convs))
+    for shown, head in zip(layout.units, learner.heads, strict=True):
+        assert shown.head_widths == (head.mlp[0].in_features, 64, 64, 128)
+        assert shown.head_convs.split()[0] == str(len(head.convs))
     for lane in range(layout.num_lanes):
         units = [shown.unit for shown in layout.units if shown.lane == lane]
         assert all(lower.end <= upper.start for lower, upper in zip(units, units[1:], strict=False))

@@ -79,8 +79,8 @@ def test_numbers_are_the_rules():
 
 @pytest.mark.parametrize("models", [
     [dict(encoder="resnet50", rule="simclr"), dict(encoder="resnet50", rule="gim"),
-     dict(encoder="resnet50", rule="loco", decoder=dict(conv_blocks=1))],
-    [dict(encoder="resnet50", rule=dict(type="decoupled", k=16), decoder=dict(conv_blocks="plain_conv")),
+     dict(encoder="resnet50", rule="loco", head=dict(conv_blocks=1))],
+    [dict(encoder="resnet50", rule=dict(type="decoupled", k=16), head=dict(conv_blocks="plain_conv")),
      dict(encoder="shufflenet_v2_50", rule="loco"), dict(encoder=SMALL, rule="gim"),
      dict(encoder="presnet50", rule="loco")],
     [CUSTOM_MODEL],

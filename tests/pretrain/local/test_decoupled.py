@@ -13,7 +13,7 @@ from pretrain.costs.complexity import unit_macs
 from pretrain.costs.memory import step_cost
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.encoders.resnet import ResNetEncoder
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 from pretrain.local.executor import LocalBackprop
 from pretrain.local.units import build_units
 from pretrain.objectives import NTXent
@@ -38,22 +38,22 @@ def test_a_loss_changes_exactly_its_unit(k):
     torch.manual_seed(0)
     encoder, loss = narrow_resnet50(), NTXent(temperature=0.5)
     units = build_units(dict(type="decoupled", k=k), encoder.stages)
-    decoders = nn.ModuleList(Decoder(encoder, unit.end - 1, **PROJECTOR, out_channels=16) for unit in units)
+    heads = nn.ModuleList(ProjectionHead(encoder, unit.end - 1, **PROJECTOR, out_channels=16) for unit in units)
     images = torch.randn(6, 3, 16, 16)
     passes = Counter()
     for name, layer in encoder.named_modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(lambda *_, name=name: passes.update([name]))
-    start = [p.detach().clone() for p in (*encoder.parameters(), *decoders.parameters())]
+    start = [p.detach().clone() for p in (*encoder.parameters(), *heads.parameters())]
     for index, unit in enumerate(units):
-        parameters = [*encoder.parameters(), *decoders.parameters()]
+        parameters = [*encoder.parameters(), *heads.parameters()]
         for parameter, value in zip(parameters, start, strict=True):
             parameter.data.copy_(value)
             parameter.grad = None
-        objectives = [lambda x, i=i, chosen=index: loss(decoders[i](x))[0] * float(i == chosen) for i in range(k)]
+        objectives = [lambda x, i=i, chosen=index: loss(heads[i](x))[0] * float(i == chosen) for i in range(k)]
         LocalBackprop(encoder, units).step(images, objectives)
         torch.optim.SGD(parameters, lr=1.0).step()
-        expected = {id(p) for p in (*encoder.parameters_of(unit.start, unit.end), *decoders[index].parameters())}
+        expected = {id(p) for p in (*encoder.parameters_of(unit.start, unit.end), *heads[index].parameters())}
         assert {id(p) for p, old in zip(parameters, start, strict=True) if not torch.equal(p, old)} == expected, unit
     assert set(passes.values()) == {k}  # one a step
 
@@ -71,5 +71,5 @@ def test_macs_of_the_largest_block(stem, size):
 @pytest.mark.parametrize("k", KS)
 def test_memory_of_a_step(k):
     """Table 1's memory on CIFAR-10 within 3.5 %: the peak of a step at batch 256 in float32, with Adam's two moments."""
-    cost = step_cost(dict(type="resnet50", stem="small"), dict(rule=dict(type="decoupled", k=k), decoder=PROJECTOR), 512, 32)
+    cost = step_cost(dict(type="resnet50", stem="small"), dict(rule=dict(type="decoupled", k=k), head=PROJECTOR), 512, 32)
     assert cost.peak_bytes + 2 * cost.optimizer_bytes == pytest.approx(CIFAR10_MEMORY[k], rel=0.035)

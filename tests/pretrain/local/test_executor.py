@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pretrain.encoders import build_encoder
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 from pretrain.local.executor import LocalBackprop, segment_ranges
 from pretrain.local.segments import RECOMPUTE, Segment
 from pretrain.local.units import LocalUnit, build_units
@@ -48,46 +48,46 @@ def images():
     return torch.randn(4, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def make_decoders(encoder, units):
+def make_heads(encoder, units):
     torch.manual_seed(2)
-    return nn.ModuleList(Decoder(encoder, u.end - 1, conv_blocks=1, out_channels=16) for u in units).double()
+    return nn.ModuleList(ProjectionHead(encoder, u.end - 1, conv_blocks=1, out_channels=16) for u in units).double()
 
 
-def objectives_of(decoders):
+def objectives_of(heads):
     loss = NTXent(temperature=0.5)
-    return [lambda features, decoder=decoder: loss(decoder(features))[0] for decoder in decoders]
+    return [lambda features, head=head: loss(head(features))[0] for head in heads]
 
 
-def naive_gradients(encoder, units, decoders, images):
+def naive_gradients(encoder, units, heads, images):
     """Each unit on its own: the encoder below it without a graph, the unit's blocks with one, ``loss.backward()``."""
-    encoder, decoders = copy.deepcopy(encoder), copy.deepcopy(decoders)
+    encoder, heads = copy.deepcopy(encoder), copy.deepcopy(heads)
     buffers = copy.deepcopy(dict(encoder.named_buffers()))
     losses = []
-    for unit, objective in zip(units, objectives_of(decoders), strict=True):
+    for unit, objective in zip(units, objectives_of(heads), strict=True):
         with torch.no_grad():
             x = encoder.run(images, 0, unit.start)
         loss = objective(encoder.run(x, unit.start, unit.end))
         first, last = unit.updates or (unit.start, unit.end)
-        trained = [*encoder.parameters_of(first, last), *decoders.parameters()]
+        trained = [*encoder.parameters_of(first, last), *heads.parameters()]
         loss.backward(inputs=[p for p in trained if p.requires_grad])
         losses.append(loss.item())
         for name, buffer in encoder.named_buffers():  # the reference's repeated passes must not show
             buffer.copy_(buffers[name])
-    return losses, {n: p.grad for n, p in [*encoder.named_parameters(), *decoders.named_parameters()]}
+    return losses, {n: p.grad for n, p in [*encoder.named_parameters(), *heads.named_parameters()]}
 
 
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 def test_gradients_equal_a_naive_reference(encoder, images, rule, recompute):
-    """Loss k reaches exactly the blocks of unit k and its decoder, with the true gradient, for every kind of unit list."""
+    """Loss k reaches exactly the blocks of unit k and its head, with the true gradient, for every kind of unit list."""
     encoder = copy.deepcopy(encoder)
     units = build_units(rule, encoder.stages, allow_untrained=True)
-    decoders = make_decoders(encoder, units)
-    losses, expected = naive_gradients(encoder, units, decoders, images)
-    found = LocalBackprop(encoder, units, allow_untrained=True, recompute=recompute).step(images, objectives_of(decoders))
+    heads = make_heads(encoder, units)
+    losses, expected = naive_gradients(encoder, units, heads, images)
+    found = LocalBackprop(encoder, units, allow_untrained=True, recompute=recompute).step(images, objectives_of(heads))
 
     assert [loss.item() for loss in found] == pytest.approx(losses, rel=1e-12)
-    gradients = {n: p.grad for n, p in [*encoder.named_parameters(), *decoders.named_parameters()]}
+    gradients = {n: p.grad for n, p in [*encoder.named_parameters(), *heads.named_parameters()]}
     for name, reference in expected.items():
         if reference is None:
             assert gradients[name] is None, name
@@ -103,7 +103,7 @@ def test_running_statistics_are_updated_once(encoder, images, rule, recompute):
     encoder, reference = copy.deepcopy(encoder), copy.deepcopy(encoder)
     units = build_units(rule, encoder.stages, allow_untrained=True)
     executor = LocalBackprop(encoder, units, allow_untrained=True, recompute=recompute)
-    executor.step(images, objectives_of(make_decoders(encoder, units)))
+    executor.step(images, objectives_of(make_heads(encoder, units)))
     reference.run(images, 0, reference.num_blocks)
     for (name, found), (_, expected) in zip(encoder.named_buffers(), reference.named_buffers(), strict=True):
         assert torch.equal(found, expected), name
@@ -118,7 +118,7 @@ def test_backward_passes_per_segment(encoder, images, rule, passes, monkeypatch)
     """At most one pass a segment per distinct start (and updated range) of its units; only one computes weight gradients."""
     encoder = copy.deepcopy(encoder)
     units = build_units(rule, encoder.stages)
-    decoders = make_decoders(encoder, units)
+    heads = make_heads(encoder, units)
     passes_of = collections.defaultdict(list)
     real = Segment.backward
 
@@ -127,7 +127,7 @@ def test_backward_passes_per_segment(encoder, images, rule, passes, monkeypatch)
         return real(segment, grad, weights, to_input, keep)
 
     monkeypatch.setattr(Segment, "backward", backward)
-    LocalBackprop(encoder, units).step(images, objectives_of(decoders))
+    LocalBackprop(encoder, units).step(images, objectives_of(heads))
     assert list(passes_of) and set(passes_of) == set(segment_ranges(units))
     for (start, end), kinds in passes_of.items():
         assert kinds.count("weights") == 1
@@ -141,10 +141,10 @@ def test_activations_are_freed_when_no_unit_above_needs_them(encoder, images):
     for rule in ("gim", "loco"):
         copy_ = copy.deepcopy(encoder)
         units = build_units(rule, copy_.stages)
-        decoders = make_decoders(copy_, units)
+        heads = make_heads(copy_, units)
         held = []
         copy_.layer1[0].conv2.register_forward_hook(lambda m, args, out, held=held: held.append(weakref.ref(out)))
-        plain = objectives_of(decoders)
+        plain = objectives_of(heads)
 
         def second(features, plain=plain, held=held, rule=rule):
             alive[rule] = held[0]() is not None
@@ -160,12 +160,12 @@ def test_dropout_drops_the_same_again(images, recompute):
     torch.manual_seed(0)
     encoder = build_encoder(dict(type="TimmEncoder", name="resnet18", drop_path_rate=0.5))
     units = build_units("loco", encoder.stages)
-    decoders = make_decoders(encoder, units).float()
+    heads = make_heads(encoder, units).float()
     gradients, following = [], []
     for mode in ("none", recompute):
         copy_ = copy.deepcopy(encoder)
         torch.manual_seed(7)
-        LocalBackprop(copy_, units, recompute=mode).step(images.float(), objectives_of(decoders))
+        LocalBackprop(copy_, units, recompute=mode).step(images.float(), objectives_of(heads))
         gradients.append([p.grad for p in copy_.parameters()])
         following.append(torch.rand(1))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-5)
@@ -176,7 +176,7 @@ def test_untrained_blocks_run_without_a_graph(encoder, images):
     """Blocks that no unit reaches pass features on and get no gradient."""
     encoder = copy.deepcopy(encoder)
     units = [LocalUnit(4, 8)]
-    LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(make_decoders(encoder, units)))
+    LocalBackprop(encoder, units, allow_untrained=True).step(images, objectives_of(make_heads(encoder, units)))
     assert all(p.grad is None for p in encoder.parameters_of(0, 4))
     assert all(p.grad is not None for p in encoder.parameters_of(4, 8))
 
@@ -185,4 +185,4 @@ def test_one_objective_a_unit_is_needed(encoder, images):
     """Too few objectives are refused before anything runs."""
     units = build_units("gim", encoder.stages)
     with pytest.raises(ValueError, match="1 objectives for 4 local units"):
-        LocalBackprop(encoder, units).step(images, objectives_of(make_decoders(encoder, units[:1])))
+        LocalBackprop(encoder, units).step(images, objectives_of(make_heads(encoder, units[:1])))

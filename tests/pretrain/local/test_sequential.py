@@ -28,10 +28,10 @@ def batch() -> dict:
 
 
 def changed(before: dict, after: dict) -> set[str]:
-    """``layer<i>`` and ``decoders.<i>`` in which any parameter or buffer differs; the stem belongs to layer1."""
+    """``layer<i>`` and ``heads.<i>`` in which any parameter or buffer differs; the stem belongs to layer1."""
     keys = {key.removeprefix("encoder.") for key, value in after.items() if not torch.equal(value, before[key])}
-    keys = {key if key.startswith(("layer", "decoders")) else "layer1" for key in keys}
-    return {".".join(key.split(".")[:2]) if key.startswith("decoders") else key.split(".")[0] for key in keys}
+    keys = {key if key.startswith(("layer", "heads")) else "layer1" for key in keys}
+    return {".".join(key.split(".")[:2]) if key.startswith("heads") else key.split(".")[0] for key in keys}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -47,10 +47,10 @@ def test_only_the_active_unit_changes(optimizer):
         for _ in range(2):
             logs = learner.train_step(batch(), wrapper)
         assert logs.keys() == {"loss", f"loss_{name}", f"accuracy_{name}"}
-        assert changed(before, learner.state_dict()) == {f"layer{index + 1}", f"decoders.{index}"}
+        assert changed(before, learner.state_dict()) == {f"layer{index + 1}", f"heads.{index}"}
         with_gradient = [p for p in learner.parameters() if p.grad is not None]
         assert len(with_gradient) == len([*getattr(learner.encoder, f"layer{index + 1}").parameters(),
-                                          *learner.decoders[index].parameters()]) + (3 if index == 0 else 0)
+                                          *learner.heads[index].parameters()]) + (3 if index == 0 else 0)
 
 
 def test_frozen_blocks_run_with_their_running_statistics():
@@ -145,7 +145,7 @@ def test_run_trains_unit_after_unit_and_resumes_bit_for_bit(tmp_path, synthetic_
     run(tmp_path / "whole")
     states = [load_checkpoint(tmp_path / f"whole/epoch_{epoch}.pth")["state_dict"] for epoch in (1, 2, 3, 4)]
     for index in (1, 2, 3):
-        assert changed(states[index - 1], states[index]) == {f"layer{index + 1}", f"decoders.{index}"}
+        assert changed(states[index - 1], states[index]) == {f"layer{index + 1}", f"heads.{index}"}
 
     resumed = tmp_path / "resumed"
     resumed.mkdir()

@@ -11,7 +11,7 @@ from torch import nn
 
 from pretrain.encoders import build_encoder
 from pretrain.engine.backbone_file import RECORD_KEY, export_backbone
-from pretrain.heads import Decoder
+from pretrain.heads import ProjectionHead
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.local.segments import RECOMPUTE
 from pretrain.local.soft_sharing import SoftSharing, SoftSharingBackprop
@@ -24,30 +24,30 @@ STAGES = [(0, 2), (2, 4), (4, 6), (6, 8)]  # of ResNet-18
 
 @pytest.fixture(scope="module")
 def parts():
-    """Encoder, decoders and copies of LoCo with the res2 loss, the copies a little apart, and images; all in float64."""
+    """Encoder, heads and copies of LoCo with the res2 loss, the copies a little apart, and images; all in float64."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet18").double()
     units = loco_units(encoder.stages)
     sharing = SoftSharing(encoder, units, COEFFICIENT)
-    decoders = nn.ModuleList(sharing.extend([Decoder(encoder, unit.end - 1, conv_blocks=1) for unit in units])).double()
+    heads = nn.ModuleList(sharing.extend([ProjectionHead(encoder, unit.end - 1, conv_blocks=1) for unit in units])).double()
     with torch.no_grad():
         for parameter in (p for stage in sharing.copies for p in stage.parameters()):
             parameter += 0.01 * torch.randn_like(parameter)
-    return sharing, decoders, torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    return sharing, heads, torch.randn(4, 3, 32, 32, dtype=torch.float64)
 
 
-def naive_gradients(encoder, decoders, images, first):
+def naive_gradients(encoder, heads, images, first):
     """Every loss by itself, every pair of layers by its name, as section 5.5 describes them; one ``backward()``."""
     stages = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
     stem = nn.Sequential(encoder.conv1, encoder.bn1, encoder.relu, encoder.maxpool)
-    copies = [[block[-1] for block in decoder.copy] for decoder in decoders[:-1]]
+    copies = [[block[-1] for block in head.copy] for head in heads[:-1]]
     with torch.no_grad():
         below = [images, *(encoder.run(images, 0, end) for _, end in STAGES)]  # inputs of the stages
     outputs = [
-        decoders[0](images),
-        decoders[1](stages[0](stem(images))),
-        decoders[2](stages[1](below[1])),
-        decoders[3](stages[3](stages[2](below[2]))),
+        heads[0](images),
+        heads[1](stages[0](stem(images))),
+        heads[2](stages[1](below[1])),
+        heads[3](stages[3](stages[2](below[2]))),
     ]
     losses = [NTXent(0.5)(output)[0] for output in outputs[first:]]
     penalty = 0
@@ -58,7 +58,7 @@ def naive_gradients(encoder, decoders, images, first):
                 penalty += COEFFICIENT / 2 * (parameter - copied_parameters[name]).pow(2).sum()
     if first == 0:
         for name in ("conv1", "bn1"):
-            own, copied = getattr(encoder, name), decoders[0].copy[0][["conv1", "bn1"].index(name)]
+            own, copied = getattr(encoder, name), heads[0].copy[0][["conv1", "bn1"].index(name)]
             for p, q in zip(own.parameters(), copied.parameters(), strict=True):
                 penalty += COEFFICIENT / 2 * (p - q).pow(2).sum()
     (sum(losses) + penalty).backward()
@@ -69,13 +69,13 @@ def naive_gradients(encoder, decoders, images, first):
 @pytest.mark.parametrize("first", [0, 1], ids=["with the res2 loss", "without"])
 def test_gradients_equal_a_naive_reference(parts, first, recompute):
     """Losses and penalty reach both copies of every shared stage with the true gradient."""
-    sharing, decoders, images = copy.deepcopy(parts)
-    reference_encoder, reference_decoders = copy.deepcopy((sharing.encoder, decoders))
-    losses, penalty = naive_gradients(reference_encoder, reference_decoders, images, first)
+    sharing, heads, images = copy.deepcopy(parts)
+    reference_encoder, reference_heads = copy.deepcopy((sharing.encoder, heads))
+    losses, penalty = naive_gradients(reference_encoder, reference_heads, images, first)
 
     units = loco_units(sharing.encoder.stages)[first:]
     sharing._ranges, sharing.copies = sharing._ranges[first:], sharing.copies[first:]
-    objectives = [lambda x, decoder=decoder: NTXent(0.5)(decoder(x))[0] for decoder in decoders[first:]]
+    objectives = [lambda x, head=head: NTXent(0.5)(head(x))[0] for head in heads[first:]]
     executor = SoftSharingBackprop(sharing.encoder, units, recompute=recompute)
     assert [(unit.start, unit.end) for unit in executor.units] == [(0, 2), (2, 4), (4, 8)]
     found = executor.step(images, objectives)
@@ -84,8 +84,8 @@ def test_gradients_equal_a_naive_reference(parts, first, recompute):
 
     assert [loss.item() for loss in found] == pytest.approx(losses, rel=1e-12)
     assert found_penalty.item() == pytest.approx(penalty, rel=1e-12)
-    expected = [*reference_encoder.named_parameters(), *reference_decoders.named_parameters()]
-    for (name, reference), parameter in zip(expected, [*sharing.encoder.parameters(), *decoders.parameters()], strict=True):
+    expected = [*reference_encoder.named_parameters(), *reference_heads.named_parameters()]
+    for (name, reference), parameter in zip(expected, [*sharing.encoder.parameters(), *heads.parameters()], strict=True):
         if reference.grad is None:
             assert parameter.grad is None, name
         else:
@@ -125,7 +125,7 @@ def test_learner_logs_every_loss_and_the_penalty_and_knows_the_copies():
     assert logs["penalty"] > 0 and not logs["penalty"].requires_grad
     parameters = set(learner.parameters())
     assert all(p in parameters and p.grad is not None for stage in learner.soft_sharing.copies for p in stage.parameters())
-    assert learner.decoders[1].copy[0][0].bn1.num_batches_tracked == learner.encoder.layer2[0].bn1.num_batches_tracked == 2
+    assert learner.heads[1].copy[0][0].bn1.num_batches_tracked == learner.encoder.layer2[0].bn1.num_batches_tracked == 2
 
 
 def test_without_the_res2_loss_its_copy_is_absent():
@@ -138,7 +138,7 @@ def test_without_the_res2_loss_its_copy_is_absent():
 
 
 def test_export_contains_the_encoder_only(tmp_path):
-    """Copies and decoders stay behind."""
+    """Copies and heads stay behind."""
     learner, _ = trained(1e-3, steps=1)
     record = {"method": {}, "setting": {"encoder": {"type": "resnet18"}}}
     torch.save({"state_dict": learner.state_dict(), RECORD_KEY: record}, tmp_path / "epoch_1.pth")

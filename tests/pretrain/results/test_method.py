@@ -74,18 +74,18 @@ def setting_of(name: str = "loco_resnet18_cifar10", **options) -> dict:
     ("gim_presnet50_imagenet_800e", "GIM", dict(rule="gim")),
     ("loco_resnet50_imagenet_100e", "LoCo", dict(rule="loco")),
     ("loco_resnet18_cifar10", "LoCo", dict(rule="loco", objective=dict(temperature=0.5))),
-    ("ablations/table4_1conv_local", "GIM, 1 conv block", dict(rule="gim", decoder=LOCO_HEAD)),
+    ("ablations/table4_1conv_local", "GIM, 1 conv block", dict(rule="gim", head=LOCO_HEAD)),
     ("ablations/table4_1conv_nods_local", "GIM, 1 conv block, w/o downsampling",
-     dict(rule="gim", decoder=dict(conv_blocks=1, downsample=False))),
-    ("ablations/table4_1stage_local", "GIM, 1 stage", dict(rule="gim", decoder=dict(conv_blocks="stage"))),
-    ("ablations/table4_network_local", "GIM, full network", dict(rule="gim", decoder=dict(conv_blocks="network"))),
+     dict(rule="gim", head=dict(conv_blocks=1, downsample=False))),
+    ("ablations/table4_1stage_local", "GIM, 1 stage", dict(rule="gim", head=dict(conv_blocks="stage"))),
+    ("ablations/table4_network_local", "GIM, full network", dict(rule="gim", head=dict(conv_blocks="network"))),
     ("ablations/table4_ours", "LoCo", dict(rule="loco")),
-    ("ablations/table4_ours_2mlp", "LoCo, 4-layer MLP", dict(rule="loco", decoder=dict(mlp_layers=4))),
+    ("ablations/table4_ours_2mlp", "LoCo, 4-layer MLP", dict(rule="loco", head=dict(mlp_layers=4))),
     ("ablations/review_simclr_1conv_2mlp", "SimCLR, 1 conv block, 4-layer MLP",
-     dict(rule="simclr", decoder=dict(conv_blocks=1, mlp_layers=4))),
+     dict(rule="simclr", head=dict(conv_blocks=1, mlp_layers=4))),
     ("ablations/table5_1block", "sharing 1 block", dict(rule=dict(type="sharing", blocks=1))),
     ("ablations/table5_2blocks", "sharing 2 blocks", dict(rule=dict(type="sharing", blocks=2))),
-    ("ablations/table5_no_sharing", "GIM, 1 conv block", dict(rule="gim", decoder=LOCO_HEAD)),
+    ("ablations/table5_no_sharing", "GIM, 1 conv block", dict(rule="gim", head=LOCO_HEAD)),
     ("ablations/table5_upper_gradient", "upper gradient only", dict(rule="upper_gradient")),
     ("ablations/table5_l2_1e-3", "LoCo, soft sharing 0.001", dict(rule="loco", soft_sharing=dict(coefficient=1e-3))),
     ("ablations/review_window3", "LoCo, window 3", dict(rule=dict(type="loco", window=3))),
@@ -141,20 +141,20 @@ def test_configs_of_one_directory_have_methods_of_their_own():
 
 
 @pytest.mark.parametrize(("options", "label", "family"), [
-    (dict(rule="loco", decoder=LOCO_HEAD), "LoCo", "loco"),
+    (dict(rule="loco", head=LOCO_HEAD), "LoCo", "loco"),
     (dict(rule="loco"), "LoCo, no conv block", "loco"),
-    (dict(rule=[(0, 2), (0, 4), (2, 6), (4, 8)], decoder=LOCO_HEAD), "LoCo", "loco"),
+    (dict(rule=[(0, 2), (0, 4), (2, 6), (4, 8)], head=LOCO_HEAD), "LoCo", "loco"),
     (dict(rule=[dict(start=0, end=8)]), "SimCLR", "simclr"),
     (dict(rule=[(0, 4), (2, 8)]), "units [0,4), [2,8)", "units"),
     (dict(rule=[dict(start=0, end=8, updates=(0, 3)), (3, 8)]), "units [0,8) updating [0,3), [3,8)", "units"),
-    (dict(rule=dict(type="decoupled", cuts=[3, 5]), decoder=DECOUPLED_HEAD), "decoupled at 3, 5", "decoupled"),
-    (dict(rule=dict(type="decoupled", k=8, window=2), decoder=DECOUPLED_HEAD), "decoupled, K = 8, window 2", "decoupled8"),
+    (dict(rule=dict(type="decoupled", cuts=[3, 5]), head=DECOUPLED_HEAD), "decoupled at 3, 5", "decoupled"),
+    (dict(rule=dict(type="decoupled", k=8, window=2), head=DECOUPLED_HEAD), "decoupled, K = 8, window 2", "decoupled8"),
     (dict(rule="gim", epochs_per_unit=3), "GIM, one unit after the other", "gim"),
     (dict(rule="gim", objective=dict(type="NTXent", threshold=None)), "GIM", "gim"),
     (dict(rule="gim", objective=dict(type="NTXent", threshold=0.0, on="negatives")), "GIM, T = 0 on negatives", "gim"),
     (dict(rule="gim", objective=dict(type="NTXent", threshold=0.5, on="positives", average_over="kept")),
      "GIM, T = 0.5 on positives, mean over kept", "gim"),
-    (dict(rule="loco", decoder=LOCO_HEAD, name="my rule"), "my rule", "loco"),
+    (dict(rule="loco", head=LOCO_HEAD, name="my rule"), "my rule", "loco"),
 ])
 def test_labels_of_options(options, label, family):
     """Rules by name, with options and as lists, heads, orders, thresholds and names."""
@@ -166,19 +166,19 @@ def test_labels_of_options(options, label, family):
 
 def test_methods_that_differ_in_anything_have_keys_of_their_own(toy_loss):
     """And equal ones have the same, however they are written."""
-    loco = dict(rule="loco", decoder=LOCO_HEAD)
+    loco = dict(rule="loco", head=LOCO_HEAD)
     different = [
         loco, dict(rule="loco"), dict(loco, rule=dict(type="loco", window=3)),
         dict(loco, rule=dict(type="loco", res2_loss=False)),
         dict(loco, objective="ToyLoss"), dict(loco, objective=dict(type="ToyLoss", margin=2.0)),
         dict(loco, objective=dict(type="NTXent", temperature=0.2)), dict(loco, objective=dict(type="NTXent", threshold=0.0)),
         dict(loco, soft_sharing=dict(coefficient=1e-3)), dict(loco, soft_sharing=dict(coefficient=1e-2)),
-        dict(loco, epochs_per_unit=1), dict(loco, name="mine"), dict(rule="gim", decoder=LOCO_HEAD),
+        dict(loco, epochs_per_unit=1), dict(loco, name="mine"), dict(rule="gim", head=LOCO_HEAD),
     ]
     assert len({describe_method(**options)["key"] for options in different}) == len(different)
     alike = [
-        dict(rule=dict(type="loco", window=2, res2_loss=True), decoder=dict(conv_blocks=1, downsample=True)),
-        dict(rule=[(0, 2), (0, 4), (2, 6), (4, 8)], decoder=LOCO_HEAD, stages=STAGES),
+        dict(rule=dict(type="loco", window=2, res2_loss=True), head=dict(conv_blocks=1, downsample=True)),
+        dict(rule=[(0, 2), (0, 4), (2, 6), (4, 8)], head=LOCO_HEAD, stages=STAGES),
         dict(loco, objective=dict(type="NTXent", temperature=0.1, on="both")),
     ]
     whole = [dict(rule="loco", objective=dict(type="NTXent", temperature=number)) for number in (1, 1.0)]
@@ -201,7 +201,7 @@ def test_learners_are_what_configs_describe():
     encoder = dict(type="resnet18", width=4)
     for options in (
         dict(rule=[dict(start=0, end=4, updates=(0, 2)), (2, 8)], method_name="mine"),
-        dict(rule="loco", decoder=LOCO_HEAD, soft_sharing=dict(coefficient=1e-3),
+        dict(rule="loco", head=LOCO_HEAD, soft_sharing=dict(coefficient=1e-3),
              objective=dict(type="NTXent", threshold=0.2)),
     ):
         method = method_of_learner(LocalContrastiveLearner(encoder, **options), 3)

@@ -61,7 +61,7 @@ VARIANTS = {
     "window": (dict(type="loco", window=2), dict(type="loco", window=3)),
     "res2 loss": ("loco", dict(type="loco", res2_loss=False)),
     "K": (dict(type="decoupled", k=4), dict(type="decoupled", k=8)),
-    "head": (describe_method("simclr"), describe_method("simclr", decoder=dict(conv_blocks=1))),
+    "head": (describe_method("simclr"), describe_method("simclr", head=dict(conv_blocks=1))),
     "T": (describe_method("gim"), describe_method("gim", dict(NTXENT, threshold=0.0))),
     "what T drops": (describe_method("gim", dict(NTXENT, threshold=0.0, on="positives")),
                      describe_method("gim", dict(NTXENT, threshold=0.0, on="negatives"))),
