@@ -49,7 +49,7 @@ class DataParallelLearner(nn.Module):
 
 
 def _synchronise_batchnorm(learner: nn.Module) -> None:
-    if next(learner.parameters()).is_cuda and learner.recompute == "none":  # torch's own cannot be made again by recipes
+    if next(learner.parameters()).is_cuda and learner.recompute == "none":  # torch's own cannot be recomputed
         learner.encoder.convert_sync_batchnorm()
         nn.SyncBatchNorm.convert_sync_batchnorm(learner.heads)
     else:

@@ -1,12 +1,12 @@
 """One training step of any list of local units: one forward pass, and no more backward work than the units need.
 
 The encoder is cut at every unit boundary into segments. Going up, each segment runs once. As soon as the highest unit of a
-common *start* has ended, all units with that start descend together: on the way down each adds its head's gradient where
-it ends. So a segment sees one backward pass per distinct start among the units that cover it (SimCLR and GIM 1, LoCo 2),
-however many units there are (units that update only a part of what they reach descend with those that update the same
-part); and since gradients are linear in the output's gradient, only one of these passes, over the
-sum of all units, computes weight gradients. The others want the gradient to the segment's input alone. A segment's
-activations are freed with its last pass; heads run as late as possible, so that nothing of theirs waits.
+common *start* has ended, all units with that start share a backward pass: on the way down each adds its head's gradient
+where it ends. So a segment sees one backward pass per distinct start among the units that cover it (SimCLR and GIM 1, LoCo
+2), however many units there are (units that update only a part of what they reach share one with those that update the
+same part). Since gradients are linear in the output's gradient, only one of these passes, over the sum of all units,
+computes weight gradients; the others want the gradient to the segment's input alone. A segment's activations are freed
+with its last pass; heads run as late as possible, so that nothing of theirs waits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UnitLoss = Callable[[Tensor], Tensor]  # projection head and objective: feature 
 
 
 @dataclass(frozen=True)
-class Descent:
+class BackwardPass:
     """Units whose gradients travel down as one sum: they have their start, and the blocks that they update, in common.
 
     Attributes:
@@ -52,42 +52,42 @@ class Descent:
 
 
 @dataclass
-class _Stretch:
+class _SegmentState:
     """A segment of the encoder during one step, and the gradients that meet there."""
 
     segment: Segment
-    waiting: list[Descent]  # descents that have not come yet
-    total: Tensor | None = None  # at the output, the sum over the descents that train the segment, as far as they came
+    waiting: list[BackwardPass]  # backward passes that have not come yet
+    total: Tensor | None = None  # at the output, the sum over the passes that train the segment so far
     sent: Tensor | None = None  # at the input, the sum of what these have handed on so far
-    trainer_begins: bool = field(init=False)  # whether a descent that trains the segment ends its way here
+    trainer_begins: bool = field(init=False)  # whether a pass that trains the segment ends here
 
     def __post_init__(self) -> None:
-        self.trainer_begins = any(d.start == self.segment.start for d in self.trainers_waiting())
+        self.trainer_begins = any(p.start == self.segment.start for p in self.trainers_waiting())
 
-    def trainers_waiting(self) -> list[Descent]:
-        return [d for d in self.waiting if d.trains(self.segment.start, self.segment.end)]
+    def trainers_waiting(self) -> list[BackwardPass]:
+        return [p for p in self.waiting if p.trains(self.segment.start, self.segment.end)]
 
-    def take(self, descent: Descent, grad: list[Tensor]) -> None:
-        """Makes the descent's backward pass, and the one for the weights if no other descent adds to it any more.
+    def take(self, backward: BackwardPass, grad: list[Tensor]) -> None:
+        """Makes the backward pass, and the one for the weights if no other adds to it any more.
 
         ``grad`` holds the gradient at the segment's output and is consumed; afterwards it holds the one at the segment's
-        input, or nothing where the descent ends here.
+        input, or nothing where the pass ends here.
         """
         segment = self.segment
-        trains = descent in self.trainers_waiting()
-        self.waiting.remove(descent)
-        goes_on, more_pass = descent.start < segment.start, bool(self.waiting)
+        trains = backward in self.trainers_waiting()
+        self.waiting.remove(backward)
+        goes_on, more_pass = backward.start < segment.start, bool(self.waiting)
         if not trains or self.trainers_waiting():
             if trains:
                 self.total = add_up(self.total, grad[0])
-            self._hand_on(descent, grad, keep=more_pass)
+            self._hand_on(backward, grad, keep=more_pass)
             if trains and goes_on and not self.trainer_begins:
                 self.sent = add_up(self.sent, grad[0].clone() if self.sent is None else grad[0])
         elif self.total is None:
             segment.backward(grad, weights=True, to_input=goes_on, keep=more_pass)
         elif self.trainer_begins:
             self.total = add_up(self.total, grad[0])
-            self._hand_on(descent, grad, keep=True)
+            self._hand_on(backward, grad, keep=True)
             segment.backward(self._take_total(), weights=True, to_input=False, keep=more_pass)
         else:  # all go on, so the sum's pass yields the sum at the input, and the others' shares are known
             self.total = add_up(self.total, grad.pop())
@@ -98,8 +98,8 @@ class _Stretch:
             segment.release()
             self.total = self.sent = None
 
-    def _hand_on(self, descent: Descent, grad: list[Tensor], keep: bool) -> None:
-        if descent.start < self.segment.start:
+    def _hand_on(self, backward: BackwardPass, grad: list[Tensor], keep: bool) -> None:
+        if backward.start < self.segment.start:
             self.segment.backward(grad, weights=False, to_input=True, keep=keep)
         else:
             grad.clear()
@@ -142,7 +142,7 @@ class LocalBackprop:
         self.recompute = recompute
         self._autocast = autocast
         self._ranges = segment_ranges(units)
-        self._descents = descents_of(units)
+        self._passes = backward_passes(units)
 
     def step(self, x: Tensor, objectives: Sequence[UnitLoss]) -> list[Tensor]:
         """Runs one forward pass and accumulates into ``.grad`` of the encoder and of whatever the objectives train.
@@ -161,43 +161,47 @@ class LocalBackprop:
         if len(objectives) != len(self.units):
             raise ValueError(f"{len(objectives)} objectives for {len(self.units)} local units; one a unit is needed")
         losses: list[Tensor | None] = [None] * len(self.units)
-        stretches: list[_Stretch] = []
+        states: list[_SegmentState] = []
         for start, end in self._ranges:
-            stretch = self._forward(x, start, end)
-            stretches.append(stretch)
-            x = stretch.segment.output
-            for descent in self._descents:
-                if descent.reach == end:
-                    self._descend(descent, stretches, objectives, losses)
-            if not stretch.waiting:
-                stretch.segment.release()
+            state = self._forward(x, start, end)
+            states.append(state)
+            x = state.segment.output
+            for backward in self._passes:
+                if backward.reach == end:
+                    self._run_backward(backward, states, objectives, losses)
+            if not state.waiting:
+                state.segment.release()
         return losses
 
-    def _forward(self, x: Tensor, start: int, end: int) -> _Stretch:
-        covering = [d for d in self._descents if d.covers(start, end)]
+    def _forward(self, x: Tensor, start: int, end: int) -> _SegmentState:
+        covering = [p for p in self._passes if p.covers(start, end)]
         segment = Segment(self.encoder, start, end, self.recompute, self._autocast)
         segment.forward(
             x,
             with_graph=bool(covering),
-            input_grad=any(d.start < start for d in covering),
-            descent_follows=any(d.reach == end for d in covering),
+            input_grad=any(p.start < start for p in covering),
+            backward_follows=any(p.reach == end for p in covering),
         )
-        return _Stretch(segment, covering)
+        return _SegmentState(segment, covering)
 
-    def _descend(
-        self, descent: Descent, stretches: list[_Stretch], objectives: Sequence[UnitLoss], losses: list[Tensor | None]
+    def _run_backward(
+        self,
+        backward: BackwardPass,
+        states: list[_SegmentState],
+        objectives: Sequence[UnitLoss],
+        losses: list[Tensor | None],
     ) -> None:
-        """Carries the gradient of a descent's units from its highest segment to its start."""
-        grad: list[Tensor] = []  # of the descent's units above, at the current segment's output
-        for stretch in reversed(stretches):
-            if stretch.segment.start < descent.start:
+        """Carries the gradient of a backward pass's units from its highest segment to its start."""
+        grad: list[Tensor] = []  # of the units above, at the current segment's output
+        for state in reversed(states):
+            if state.segment.start < backward.start:
                 break
-            for index in descent.units:
-                if self.units[index].end == stretch.segment.end:
-                    losses[index] = self._decode(stretch.segment.output, objectives[index], grad)
-            stretch.take(descent, grad)
+            for index in backward.units:
+                if self.units[index].end == state.segment.end:
+                    losses[index] = self._loss_and_gradient(state.segment.output, objectives[index], grad)
+            state.take(backward, grad)
 
-    def _decode(self, features: Tensor, objective: UnitLoss, grad: list[Tensor]) -> Tensor:
+    def _loss_and_gradient(self, features: Tensor, objective: UnitLoss, grad: list[Tensor]) -> Tensor:
         """A unit's loss; adds its gradient at the unit's output to ``grad``, and accumulates the head's own gradients."""
         boundary = features.detach().requires_grad_()
         loss = self._loss(boundary, objective)
@@ -222,11 +226,11 @@ def segment_ranges(units: Sequence[LocalUnit]) -> list[tuple[int, int]]:
     return list(zip(cuts[:-1], cuts[1:], strict=True))
 
 
-def descents_of(units: Sequence[LocalUnit]) -> list[Descent]:
+def backward_passes(units: Sequence[LocalUnit]) -> list[BackwardPass]:
     """The units by what they share: a start, and the blocks that they update; in ascending order of their starts."""
     keys = sorted({(u.start, u.updates) for u in units}, key=lambda key: (key[0], key[1] or ()))
     groups = [tuple(i for i, u in enumerate(units) if (u.start, u.updates) == key) for key in keys]
-    return [Descent(*key, group, max(units[i].end for i in group)) for key, group in zip(keys, groups, strict=True)]
+    return [BackwardPass(*key, group, max(units[i].end for i in group)) for key, group in zip(keys, groups, strict=True)]
 
 
 def add_up(total: Tensor | None, grad: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A residual network keeps two maps a convolution for its backward pass: the convolution's output (for the batch norm behind
 it) and the activation made of that (for the next convolution and for the ReLU). The second follows from the first by
-elementwise operations alone. Inside :func:`cheap_recompute` it is therefore not saved; a recipe is, which makes it anew
+elementwise operations alone. Inside :func:`cheap_recompute` it is therefore not saved; a rule is, which makes it anew
 when a backward pass asks. Unlike selective checkpointing this allows any number of backward passes through one graph, and
 no convolution runs twice. Networks whose activations are made in place by batch norm, ReLU and sums profit (ResNet and its
 kin); everything else is saved as always.
@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 LONGEST_CHAIN = 2  # sums to be computed for one activation: in a longer stage some block outputs are kept
 
 
-class Kept:
-    """A tensor that must not change while autograd or a recipe needs it, as autograd itself would see to.
+class SavedTensor:
+    """A tensor that must not change while autograd or a rule needs it, as autograd itself would see to.
 
     Raises:
         RuntimeError: from :meth:`tensor`, if an operation in place has changed it meanwhile.
@@ -53,7 +53,7 @@ class Normalisation:
         eps: the batch norm's.
     """
 
-    x: Kept
+    x: SavedTensor
     mean: Tensor
     inverse_std: Tensor
     weight: Tensor | None
@@ -74,24 +74,29 @@ class Normalisation:
         return addend.addcmul_(x, scale.view(shape)).add_(shift.view(shape))
 
 
-class Recipe:
+class RecomputeRule:
     """How to make an activation anew: a batch norm, perhaps a residual sum, perhaps a ReLU.
 
     Args:
         norm: the batch norm.
         like: the activation; only its geometry and type are noted.
-        version: the version of the activation's memory that the recipe describes.
-        addend: what was added, as a recipe where it has one.
+        version: the version of the activation's memory that the rule describes.
+        addend: what was added, as a rule where it has one.
         relu: whether a ReLU came last.
     """
 
     def __init__(
-        self, norm: Normalisation, like: Tensor, version: int, addend: Kept | Recipe | None = None, relu: bool = False
+        self,
+        norm: Normalisation,
+        like: Tensor,
+        version: int,
+        addend: SavedTensor | RecomputeRule | None = None,
+        relu: bool = False,
     ) -> None:
         self.norm, self.version, self.addend, self.relu = norm, version, addend, relu
-        self.chain = 0 if addend is None else 1 + (addend.chain if isinstance(addend, Recipe) else 0)
+        self.chain = 0 if addend is None else 1 + (addend.chain if isinstance(addend, RecomputeRule) else 0)
         self.geometry = (like.shape, like.stride(), like.storage_offset(), like.dtype)
-        self.kept: Kept | None = None  # the activation itself, where something else keeps it alive anyway
+        self.kept: SavedTensor | None = None  # the activation itself, where something else keeps it alive anyway
         self._uses = 0  # autograd nodes that saved it; each asks once in a backward pass
         self._asked = 0
         self._made: Tensor | None = None
@@ -101,7 +106,7 @@ class Recipe:
         geometry = (tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype)
         return geometry == self.geometry and tensor._version == self.version
 
-    def save(self) -> Recipe:
+    def save(self) -> RecomputeRule:
         """Counts one more node that will ask."""
         self._uses += 1
         return self
@@ -120,28 +125,28 @@ class Recipe:
     @torch.no_grad()
     def _make(self) -> Tensor:
         addend = self.addend
-        if isinstance(addend, Recipe) and addend._known() is None:
+        if isinstance(addend, RecomputeRule) and addend._known() is None:
             out = self.norm.added_to(addend._make())
         else:
             out = self.norm.output()
             if addend is not None:
-                out = out.add_(addend._known() if isinstance(addend, Recipe) else addend.tensor())
+                out = out.add_(addend._known() if isinstance(addend, RecomputeRule) else addend.tensor())
         if self.relu:
             out = out.relu_()
         return out.to(self.geometry[-1])
 
 
-class _RecordRecipes(TorchFunctionMode):
+class _RecordRules(TorchFunctionMode):
     """Notes on the memory of every activation how it came about."""
 
     active = 0  # how many of them are entered
 
-    def __enter__(self) -> _RecordRecipes:
-        _RecordRecipes.active += 1
+    def __enter__(self) -> _RecordRules:
+        _RecordRules.active += 1
         return super().__enter__()
 
     def __exit__(self, *exception) -> None:
-        _RecordRecipes.active -= 1
+        _RecordRules.active -= 1
         super().__exit__(*exception)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -150,26 +155,26 @@ class _RecordRecipes(TorchFunctionMode):
             out = func(*args, **kwargs)
             norm = _normalisation(out, *args, **kwargs)
             if norm is not None:
-                out.untyped_storage().recipe = Recipe(norm, out, out._version)
+                out.untyped_storage().recompute_rule = RecomputeRule(norm, out, out._version)
             return out
-        if args and isinstance(args[0], Tensor) and (recipe := recipe_of(args[0])) is not None:
-            after = _after(recipe, func, args, kwargs)
+        if args and isinstance(args[0], Tensor) and (rule := rule_of(args[0])) is not None:
+            after = _after(rule, func, args, kwargs)
             if after is not None:  # noted before it runs, because autograd saves the result on the way
-                args[0].untyped_storage().recipe = after
+                args[0].untyped_storage().recompute_rule = after
         return func(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def cheap_recompute() -> Iterator[None]:
-    """Graphs built inside keep recipes instead of the activations that these can give back."""
-    with _RecordRecipes(), torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
+    """Graphs built inside keep rules instead of the activations that these can give back."""
+    with _RecordRules(), torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
         yield
 
 
 def record_normalisation(
     out: Tensor, x: Tensor, mean: Tensor, inverse_std: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> None:
-    """For a batch norm that is not torch's: what it did in train mode, where recipes are recorded now.
+    """For a batch norm that is not torch's: what it did in train mode, where rules are recorded now.
 
     Args:
         out: its output.
@@ -180,9 +185,9 @@ def record_normalisation(
         bias: ``(C,)``.
         eps: its own.
     """
-    if _RecordRecipes.active and out.requires_grad:
-        norm = Normalisation(Kept(x.detach()), mean, inverse_std, weight.detach(), bias.detach(), eps)
-        out.untyped_storage().recipe = Recipe(norm, out, out._version)
+    if _RecordRules.active and out.requires_grad:
+        norm = Normalisation(SavedTensor(x.detach()), mean, inverse_std, weight.detach(), bias.detach(), eps)
+        out.untyped_storage().recompute_rule = RecomputeRule(norm, out, out._version)
 
 
 def keep(output: Tensor, alive: Tensor | None = None) -> None:
@@ -192,25 +197,25 @@ def keep(output: Tensor, alive: Tensor | None = None) -> None:
         output: the activation.
         alive: the same values in memory that something else keeps, from an earlier forward pass; the output's own if None.
     """
-    recipe = recipe_of(output)
-    if recipe is not None:
-        del output.untyped_storage().recipe
-        recipe.kept, recipe.addend = Kept(output.detach() if alive is None else alive), None
+    rule = rule_of(output)
+    if rule is not None:
+        del output.untyped_storage().recompute_rule
+        rule.kept, rule.addend = SavedTensor(output.detach() if alive is None else alive), None
 
 
-def recipe_of(tensor: Tensor) -> Recipe | None:
-    """The recipe of an activation, if there is one and it still holds."""
-    recipe = getattr(tensor.untyped_storage(), "recipe", None)  # lives and dies with the memory, whoever holds that
-    return recipe if recipe is not None and recipe.describes(tensor) else None
+def rule_of(tensor: Tensor) -> RecomputeRule | None:
+    """The rule of an activation, if there is one and it still holds."""
+    rule = getattr(tensor.untyped_storage(), "recompute_rule", None)  # lives and dies with the memory, whoever holds that
+    return rule if rule is not None and rule.describes(tensor) else None
 
 
-def _pack(tensor: Tensor) -> Kept | Recipe:
-    recipe = recipe_of(tensor)
-    return Kept(tensor) if recipe is None else recipe.save()
+def _pack(tensor: Tensor) -> SavedTensor | RecomputeRule:
+    rule = rule_of(tensor)
+    return SavedTensor(tensor) if rule is None else rule.save()
 
 
-def _unpack(saved: Kept | Recipe) -> Tensor:
-    return saved.serve() if isinstance(saved, Recipe) else saved.tensor()
+def _unpack(saved: SavedTensor | RecomputeRule) -> Tensor:
+    return saved.serve() if isinstance(saved, RecomputeRule) else saved.tensor()
 
 
 def _normalisation(
@@ -220,18 +225,18 @@ def _normalisation(
     mean, inverse_std = (getattr(out.grad_fn, f"_saved_result{i}", None) for i in (1, 2))
     if mean is None or inverse_std is None or mean.shape != (x.shape[1],):  # in eval mode, or no graph
         return None
-    return Normalisation(Kept(x.detach()), mean, inverse_std, weight, bias, eps)
+    return Normalisation(SavedTensor(x.detach()), mean, inverse_std, weight, bias, eps)
 
 
-def _after(recipe: Recipe, func, args: tuple, kwargs: dict) -> Recipe | None:
-    """The recipe after one more operation in place; None for every operation that is not a sum or a ReLU at its time."""
-    like, version = args[0], recipe.version + 1
+def _after(rule: RecomputeRule, func, args: tuple, kwargs: dict) -> RecomputeRule | None:
+    """The rule after one more operation in place; None for every operation that is not a sum or a ReLU at its time."""
+    like, version = args[0], rule.version + 1
     if func is torch.relu_ or func is Tensor.relu_ or (func is F.relu and (kwargs.get("inplace") or True in args[1:])):
-        return Recipe(recipe.norm, like, version, recipe.addend, relu=True)
+        return RecomputeRule(rule.norm, like, version, rule.addend, relu=True)
     is_sum = func in (Tensor.add_, Tensor.__iadd__) and len(args) == 2 and isinstance(args[1], Tensor) and not kwargs
-    if not is_sum or recipe.addend is not None or recipe.relu or args[1].shape != like.shape:
+    if not is_sum or rule.addend is not None or rule.relu or args[1].shape != like.shape:
         return None
-    addend = recipe_of(args[1])
+    addend = rule_of(args[1])
     if addend is not None and addend.chain == LONGEST_CHAIN:
         addend = None
-    return Recipe(recipe.norm, like, version, addend or Kept(args[1].detach()))
+    return RecomputeRule(rule.norm, like, version, addend or SavedTensor(args[1].detach()))

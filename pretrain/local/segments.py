@@ -1,4 +1,4 @@
-"""Pieces of an encoder that run forward once and backward as often as they are asked, keeping or rebuilding their graphs."""
+"""Parts of an encoder that run forward once and backward as often as they are asked, keeping or rebuilding their graphs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def check_recompute(recompute: str) -> None:
         raise ValueError(f"unknown recompute mode {recompute!r}; known are {', '.join(RECOMPUTE)}{hint}")
 
 
-def segment_pieces(
+def subsegments(
     encoder: Encoder, start: int, end: int, recompute: str, autocast: Callable[[], AbstractContextManager] = nullcontext
-) -> list[Piece]:
-    """The pieces into which a recompute mode cuts the segment ``[start, end)``; the stem counts as a block of its own."""
+) -> list[Subsegment]:
+    """The parts into which a recompute mode cuts the segment ``[start, end)``; the stem counts as a block of its own."""
     if recompute != "block":
-        return [Piece([layer for i in range(start, end) for layer in encoder.block(i)], recompute, autocast)]
+        return [Subsegment([layer for i in range(start, end) for layer in encoder.block(i)], recompute, autocast)]
     blocks = [list(encoder.block(i)) for i in range(start, end)]
     if start == 0 and len(blocks[0]) > 1:
         blocks[:1] = [blocks[0][:-1], blocks[0][-1:]]
-    return [Piece(layers, recompute, autocast) for layers in blocks]
+    return [Subsegment(layers, recompute, autocast) for layers in blocks]
 
 
 class GradientSource(torch.autograd.Function):
@@ -76,7 +76,7 @@ class RandomState:
             yield
 
 
-class Piece:
+class Subsegment:
     """Layers of the encoder with one autograd graph, which can be dropped and built again.
 
     Args:
@@ -91,11 +91,11 @@ class Piece:
     def __init__(self, layers: Sequence[nn.Module], recompute: str, autocast: Callable[[], AbstractContextManager]) -> None:
         self.layers = nn.Sequential(*layers)
         self.keeps_graph = recompute in ("none", "norm")
-        self._cheap = recompute != "none"  # whether graphs hold recipes for what normalisation and ReLU make
+        self._cheap = recompute != "none"  # whether graphs hold rules for what normalisation and ReLU make
         self._autocast = autocast
         self.input: Tensor | None = None  # detached leaf (B, C, h, w)
-        self._source: Tensor | None = None  # what the input was detached from, the output of the piece below
-        self._output: weakref.ReferenceType[Tensor] | None = None  # alive as long as the piece above needs it
+        self._source: Tensor | None = None  # what the input was detached from, the output of the part below
+        self._output: weakref.ReferenceType[Tensor] | None = None  # alive as long as the part above needs it
         self._graph: Tensor | None = None  # the output with its graph
         self._random_state: RandomState | None = None
 
@@ -157,7 +157,7 @@ class Piece:
 
 
 class Segment:
-    """A stretch of blocks that the same units cover.
+    """A state of blocks that the same units cover.
 
     Args:
         encoder: the encoder.
@@ -176,35 +176,35 @@ class Segment:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.start, self.end = start, end
-        self.pieces = segment_pieces(encoder, start, end, recompute, autocast)
+        self.parts = subsegments(encoder, start, end, recompute, autocast)
         self.output: Tensor | None = None  # detached
 
-    def forward(self, x: Tensor, with_graph: bool, input_grad: bool, descent_follows: bool) -> None:
+    def forward(self, x: Tensor, with_graph: bool, input_grad: bool, backward_follows: bool) -> None:
         """Runs forward.
 
         Args:
-            x: input of the first piece, ``(B, C, h, w)``.
+            x: input of the first part, ``(B, C, h, w)``.
             with_graph: whether any backward pass will come.
             input_grad: whether one of them wants the gradient at the segment's input.
-            descent_follows: whether the first of them comes at once; then the topmost graph need not be built twice.
+            backward_follows: whether the first of them comes at once; then the topmost graph need not be built twice.
         """
-        for piece in self.pieces:
-            build = piece.keeps_graph or (descent_follows and piece is self.pieces[-1])
-            x = piece.forward(x, with_graph and build, input_grad or piece is not self.pieces[0])
+        for part in self.parts:
+            build = part.keeps_graph or (backward_follows and part is self.parts[-1])
+            x = part.forward(x, with_graph and build, input_grad or part is not self.parts[0])
         self.output = x
 
     def backward(self, grad: list[Tensor], weights: bool, to_input: bool, keep: bool) -> None:
-        """See :meth:`Piece.backward`; here for the segment as a whole."""
+        """See :meth:`Subsegment.backward`; here for the segment as a whole."""
         if not keep:
             self.output = None
-        for piece in reversed(self.pieces):
-            piece.backward(grad, weights, to_input or piece is not self.pieces[0], keep)
+        for part in reversed(self.parts):
+            part.backward(grad, weights, to_input or part is not self.parts[0], keep)
 
     def release(self) -> None:
         """Forgets everything of this step."""
         self.output = None
-        for piece in self.pieces:
-            piece.release()
+        for part in self.parts:
+            part.release()
 
 
 @contextmanager

@@ -205,6 +205,6 @@ def test_compiled_blocks_change_nothing(rule):
 
 
 def test_compilation_and_recomputation_exclude_each_other():
-    """A compiled block's graph cannot be taken apart into recipes."""
+    """A compiled block's graph cannot be taken apart into recompute rules."""
     with pytest.raises(ValueError, match="compile='inductor' cannot be combined with recompute='norm'"):
         LocalContrastiveLearner("resnet18", "loco", compile="inductor", recompute="norm")

@@ -13,7 +13,7 @@ from pretrain.distributed.comm import GradientAverager
 from pretrain.distributed.data_parallel import DataParallelLearner
 from pretrain.distributed.sync_batchnorm import CrossProcessBatchNorm, convert_batchnorm, global_statistics
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.local.recompute import Recipe
+from pretrain.local.recompute import RecomputeRule
 from tests.pretrain.processes import run_in_processes
 
 STEPS = 3
@@ -48,18 +48,18 @@ def train(options: dict, batch_size: int, train_alone: bool = False) -> dict:
     model = DataParallelLearner(learner) if world_size > 1 else learner
     model.train()
     optimizer = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.05, momentum=0.9))
-    served, serve = [], Recipe.serve
-    Recipe.serve = lambda recipe: served.append(recipe) or serve(recipe)
+    served, serve = [], RecomputeRule.serve
+    RecomputeRule.serve = lambda rule: served.append(rule) or serve(rule)
     losses = []
     for step, views in enumerate(batches(batch_size)):
         if train_alone:
             learner.train_only(step)
         logs = model.train_step({"views": views[rank::world_size]}, optimizer)
         losses.append({name: value.item() for name, value in logs.items()})
-    Recipe.serve = serve
+    RecomputeRule.serve = serve
     gradients = {name: p.grad for name, p in learner.named_parameters() if p.grad is not None}
     return {"losses": losses, "gradients": gradients, "state": learner.state_dict(),
-            "recipes": len(served)}
+            "rules": len(served)}
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_units_trained_one_after_the_other(tmp_path):
 
 
 def assert_equal_runs(found: dict, expected: dict, what: str) -> None:
-    assert found["recipes"] == expected["recipes"], what  # a synchronised batch norm saves as much memory
+    assert found["rules"] == expected["rules"], what  # a synchronised batch norm saves as much memory
     for mine, theirs in zip(found["losses"], expected["losses"], strict=True):
         for name, value in theirs.items():  # accuracies are counted in float32
             assert mine[name] == pytest.approx(value, rel=1e-6 if "accuracy" in name else 1e-10), f"{what}: {name}"

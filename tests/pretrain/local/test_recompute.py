@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pretrain.encoders import build_encoder
-from pretrain.local.recompute import Recipe, cheap_recompute, keep, recipe_of
+from pretrain.local.recompute import RecomputeRule, cheap_recompute, keep, rule_of
 
 ENCODERS = {
     "resnet18": "resnet18",
@@ -77,14 +77,14 @@ def test_gradients_are_those_of_kept_activations(images, name, passes):
     lambda net: [setattr(m, "inplace", False) for m in net.modules() if isinstance(m, nn.ReLU)],
 ], ids=["eval mode", "no scale", "no shift", "ReLU out of place"])
 def test_other_batch_norms_and_relus(change):
-    """Whatever has no recipe is saved as always."""
+    """Whatever has no rule is saved as always."""
     net = residual_net()
     change(net)
     x = torch.randn(2, 64, 8, 8, dtype=torch.float64)
     assert_close(gradients(net, x, cheap_recompute), gradients(net, x, nullcontext))
 
 
-def test_other_operations_in_place_end_the_recipe():
+def test_other_operations_in_place_end_the_rule():
     """A sigmoid in place, a second sum, a scaled sum: the version of the memory tells, and the tensor is saved."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4).double()
@@ -107,7 +107,7 @@ def test_other_operations_in_place_end_the_recipe():
 
 
 def test_changes_in_place_are_refused_as_autograd_refuses_them():
-    """What a backward pass needs, or a recipe, must not have changed: an addend after the sum, any saved tensor."""
+    """What a backward pass needs, or a rule, must not have changed: an addend after the sum, any saved tensor."""
     torch.manual_seed(0)
     norm, x = nn.BatchNorm2d(4).double(), torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
 
@@ -143,7 +143,7 @@ def test_activations_are_given_back_and_no_convolution_runs_again():
             self.calls += func is F.conv2d
             return func(*args, **(kwargs or {}))
 
-    for name, context in (("kept", nullcontext), ("recipe", cheap_recompute)):
+    for name, context in (("kept", nullcontext), ("rule", cheap_recompute)):
         inner = []
         handle = net[0].conv2.register_forward_hook(lambda m, args, out, inner=inner: inner.append(weakref.ref(args[0])))
         with context():
@@ -153,33 +153,33 @@ def test_activations_are_given_back_and_no_convolution_runs_again():
         with CountConvolutions() as convolutions:
             out.sum().backward()
         assert convolutions.calls == 0
-    assert alive == {"kept": True, "recipe": False}
+    assert alive == {"kept": True, "rule": False}
 
 
 def test_what_is_kept_is_not_made_again():
-    """The output of a stage stays alive anyway: its recipe ends there and serves the very same memory."""
+    """The output of a stage stays alive anyway: its rule ends there and serves the very same memory."""
     net = residual_net()
     with cheap_recompute():
         out = net(torch.randn(2, 64, 8, 8, dtype=torch.float64))
-        recipe = recipe_of(out)
-        assert isinstance(recipe, Recipe)
+        rule = rule_of(out)
+        assert isinstance(rule, RecomputeRule)
         keep(out)
-    assert recipe_of(out) is None
-    assert recipe.save().serve().data_ptr() == out.data_ptr()
+    assert rule_of(out) is None
+    assert rule.save().serve().data_ptr() == out.data_ptr()
 
 
 def test_nothing_is_left_behind():
-    """When graph and output go, so does every activation and recipe, without the cycle collector."""
+    """When graph and output go, so does every activation and rule, without the cycle collector."""
     net = residual_net()
     gc.disable()
     try:
         with cheap_recompute():
             out = net(torch.randn(2, 64, 8, 8, dtype=torch.float64))
-            recipe, memory = weakref.ref(recipe_of(out)), weakref.ref(out.untyped_storage())
+            rule, memory = weakref.ref(rule_of(out)), weakref.ref(out.untyped_storage())
             keep(out)
         out.sum().backward()
         del out
-        assert recipe() is None
+        assert rule() is None
         assert memory() is None
     finally:
         gc.enable()
