@@ -149,17 +149,17 @@ class LocalBackprop:
 
         Args:
             x: normalised images ``(B, 3, H, W)``; freed with the lowest segment if the caller keeps no reference.
-            objectives: one a unit, in the units' order: maps the unit's feature map ``(B, C, h, w)`` to its scalar loss
+            objectives: one per unit, in the units' order: maps the unit's feature map ``(B, C, h, w)`` to its scalar loss
                 (head and loss function together).
 
         Returns:
-            The detached scalar losses, one a unit.
+            The detached scalar losses, one per unit.
 
         Raises:
             ValueError: the number of objectives is not the number of units.
         """
         if len(objectives) != len(self.units):
-            raise ValueError(f"{len(objectives)} objectives for {len(self.units)} local units; one a unit is needed")
+            raise ValueError(f"{len(objectives)} objectives for {len(self.units)} local units; one per unit is needed")
         losses: list[Tensor | None] = [None] * len(self.units)
         states: list[_SegmentState] = []
         for start, end in self._ranges:

@@ -2,7 +2,7 @@
 
 A residual network keeps two maps a convolution for its backward pass: the convolution's output (for the batch norm behind
 it) and the activation made of that (for the next convolution and for the ReLU). The second follows from the first by
-elementwise operations alone. Inside :func:`cheap_recompute` it is therefore not saved; a rule is, which makes it anew
+elementwise operations alone. Inside :func:`cheap_recompute` it is therefore not saved; a rule is, which computes it again
 when a backward pass asks. Unlike selective checkpointing this allows any number of backward passes through one graph, and
 no convolution runs twice. Networks whose activations are made in place by batch norm, ReLU and sums profit (ResNet and its
 kin); everything else is saved as always.
@@ -26,7 +26,7 @@ class SavedTensor:
     """A tensor that must not change while autograd or a rule needs it, as autograd itself would see to.
 
     Raises:
-        RuntimeError: from :meth:`tensor`, if an operation in place has changed it meanwhile.
+        RuntimeError: from :meth:`tensor`, if an operation in place has changed it in the meantime.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -75,7 +75,7 @@ class Normalisation:
 
 
 class RecomputeRule:
-    """How to make an activation anew: a batch norm, perhaps a residual sum, perhaps a ReLU.
+    """How to compute an activation again: a batch norm, perhaps a residual sum, perhaps a ReLU.
 
     Args:
         norm: the batch norm.

@@ -59,7 +59,7 @@ class SequentialUnitsHook(Hook):
                              "change epochs_per_unit of SequentialUnitsHook")
 
     def before_train(self, runner) -> None:
-        """Checks the run where nobody has."""
+        """Checks the run, in case it was not checked before."""
         self.check(runner)
 
     def before_train_epoch(self, runner) -> None:

@@ -10,7 +10,7 @@ The encoder's stages, which are exported, are those that units *start* with; the
     res5 loss:                    res3 -> res4 -> res5 [.]
 
 A loss reaches the stages that stand beside it in full: res4's loss trains res3 and res4'. So every exported stage sees in
-training the inputs that it sees afterwards. A copy feeds nothing but its head, hence it is a part of it: what the
+training the inputs that it sees afterwards. A copy feeds only its head, so it is a part of it: what the
 executor runs is the encoder with disjoint units.
 """
 
@@ -38,7 +38,7 @@ class SoftSharing:
         coefficient: of the penalty; 1e-4, 1e-3 and 1e-2 in table 5.
 
     Attributes:
-        copies: one a unit except the top one, whose last stage is shared with no other.
+        copies: one per unit except the top one, whose last stage is shared with no other.
 
     Raises:
         ValueError: the units are not LoCo's, none of their stages is shared, or the coefficient is negative.
@@ -56,7 +56,7 @@ class SoftSharing:
         ]
 
     def extend(self, heads: Sequence[nn.Module]) -> list[nn.Module]:
-        """Puts every copy before its unit's head, as a part of it; one head a unit."""
+        """Puts every copy before its unit's head, as a part of it; one head per unit."""
         lower = [
             nn.Sequential(OrderedDict(copy=stage, head=head))
             for stage, head in zip(self.copies, heads[:-1], strict=True)
@@ -69,7 +69,7 @@ class SoftSharing:
                  for pair in zip(self.encoder.parameters_of(*blocks), stage.parameters(), strict=True)]
         parameters = list(dict.fromkeys(parameter for pair in pairs for parameter in pair))
         penalty = self.penalty()
-        # not backward(): the losses' gradients are complete, and who waits for that must not be told again
+        # not backward(): the losses' gradients are complete, and hooks that wait for that must not be called again
         for parameter, grad in zip(parameters, torch.autograd.grad(scale(penalty), parameters), strict=True):
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
         return penalty.detach()
@@ -109,7 +109,7 @@ class SoftSharingBackprop(LocalBackprop):
         super().__init__(encoder, [*lower, units[-1]], autocast, allow_untrained, recompute)
 
     def step(self, x: Tensor, objectives: Sequence[UnitLoss]) -> list[Tensor]:
-        """As :meth:`LocalBackprop.step`, one objective a unit of LoCo; the first stage's own takes the images themselves."""
+        """As :meth:`LocalBackprop.step`, one objective per unit of LoCo; the first stage's own takes the images."""
         if not self._first_is_outside:
             return super().step(x, objectives)
         loss = self._loss(x, objectives[0])

@@ -2,7 +2,7 @@
 
 An encoder is a sequence of blocks. A local unit is a contiguous run of blocks with a loss on the output of its last block;
 the loss reaches and updates exactly these blocks and the unit's head. Every learning rule is a list of units:
-end-to-end SimCLR has one that spans the encoder, Greedy InfoMax one a stage, LoCo one a stage that reaches down into the
+end-to-end SimCLR has one that spans the encoder, Greedy InfoMax one per stage, LoCo one per stage that reaches down into the
 stage below (LoCo, section 4.1, figure 1), decoupled SimCLR K of equal length (Fournier et al., 2023, section 3.1).
 """
 
@@ -38,7 +38,7 @@ class LocalUnit:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
-            raise ValueError(f"local unit [{self.start}, {self.end}) is no range of blocks; 0 <= start < end is needed")
+            raise ValueError(f"local unit [{self.start}, {self.end}) is not a range of blocks; 0 <= start < end is needed")
         if self.updates is not None:
             first, last = self.updates
             if not self.start <= first < last <= self.end:
@@ -63,10 +63,10 @@ def simclr_units(stages: Stages) -> list[LocalUnit]:
 
 
 def windowed_units(stages: Stages, window: int) -> list[LocalUnit]:
-    """One unit a stage, each reaching ``window`` stages deep (its own included), fewer at the bottom.
+    """One unit per stage, each reaching ``window`` stages deep (its own included), fewer at the bottom.
 
     Raises:
-        ValueError: ``window`` is no whole number, or below 1.
+        ValueError: ``window`` is not a whole number of at least 1.
     """
     if type(window) is not int or window < 1:
         raise ValueError(f"window is {window!r}; a unit spans at least 1 stage, or run of a decoupled encoder, and a whole "
@@ -76,7 +76,7 @@ def windowed_units(stages: Stages, window: int) -> list[LocalUnit]:
 
 
 def gim_units(stages: Stages) -> list[LocalUnit]:
-    """One unit a stage and no overlap: Greedy InfoMax (LoCo, section 3.2)."""
+    """One unit per stage and no overlap: Greedy InfoMax (LoCo, section 3.2)."""
     return windowed_units(stages, window=1)
 
 
@@ -85,7 +85,7 @@ def loco_units(stages: Stages, window: int = 2, res2_loss: bool = True) -> list[
 
     Args:
         stages: the encoder's stages.
-        window: stages a unit; 2 is LoCo, 3 answers a reviewer's question.
+        window: stages per unit; 2 is LoCo, 3 answers a reviewer's question.
         res2_loss: whether the first stage has a loss of its own. The supplement's figure 1 plots it; section 4.1
             ("res3 and res4 appear twice") reads as if there were none.
     """
@@ -111,10 +111,10 @@ def upper_gradient_units(stages: Stages) -> list[LocalUnit]:
 
 
 def sharing_units(stages: Stages, blocks: int) -> list[LocalUnit]:
-    """One unit a stage plus the first ``blocks`` blocks of the next (LoCo, section 5.5 and table 5, "Sharing n blocks").
+    """One unit per stage plus the first ``blocks`` blocks of the next (LoCo, section 5.5 and table 5, "Sharing n blocks").
 
     Raises:
-        ValueError: ``blocks`` is no whole number, below 1, or a stage has fewer blocks.
+        ValueError: ``blocks`` is not a whole number of at least 1, or a stage has fewer blocks.
     """
     ranges = list(stages.items())
     for name, (start, end) in ranges[1:]:
@@ -162,7 +162,7 @@ def _equal_cuts(k: int, num_blocks: int) -> list[int]:
 
 def _checked_cuts(cuts: Sequence[int], num_blocks: int) -> list[int]:
     if not isinstance(cuts, Sequence) or not all(type(cut) is int and 0 < cut < num_blocks for cut in cuts):
-        raise ValueError(f"cuts={cuts!r} are no cut points of an encoder of {num_blocks} blocks; a list of block indices "
+        raise ValueError(f"cuts={cuts!r} are not cut points of an encoder of {num_blocks} blocks; a list of block indices "
                          f"from 1 to {num_blocks - 1} is needed")
     if any(upper <= lower for lower, upper in pairwise(cuts)):
         raise ValueError(f"cuts={list(cuts)} are not ascending; {sorted(set(cuts))} would be")

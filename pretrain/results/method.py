@@ -51,7 +51,7 @@ VIEW_OPTIONS = tuple(inspect.signature(TwoViews).parameters)
 # Keys of a config's model that are the method, the encoder, or how the run is carried out.
 MODEL_OPTIONS = EXECUTION_OPTIONS | {"type", "encoder", "rule", "head", "objective", "soft_sharing", "method_name",
                                      "autocast", "compile", "recompute", "allow_untrained", "data_preprocessor"}
-# Parts that are told by their options, or have no part in what is trained. All others belong to the setting.
+# Parts that are described by their options, or have no part in what is trained. All others belong to the setting.
 STANDARD_PARTS = frozenset({
     "LocalContrastiveLearner", "TwoViewImages", "InMemoryDataset", "BatchedTwoViewsPreprocessor", "BaseDataPreprocessor",
     "CorruptImagesHook", "ProgressBarHook", "SequentialUnitsHook",
@@ -170,7 +170,7 @@ def backbone_identity(
     """The identity of the weights in a file.
 
     Args:
-        meta: the file's record; without a method of ours in it, no more is known than the arguments tell.
+        meta: the file's record; without a method of ours in it, only the arguments are known.
         path: the file.
         sha256: its hash.
         encoder: its encoder.
@@ -332,7 +332,7 @@ def _rule(rule: str | Mapping | Sequence, stages: Stages | None) -> dict[str, An
 
 
 def _label(content: Mapping[str, Any], objective: str) -> str:
-    """The rule, and what it has otherwise than its standard; what is left out is added where labels would be equal."""
+    """The rule, and how it differs from its standard; what is left out is added where labels would be equal."""
     rule, options = content["rule"], content["objective"]
     name = rule["type"]
     parts = [_rule_label(rule)]

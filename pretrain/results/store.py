@@ -299,7 +299,7 @@ def _check(record: Record) -> None:
 
 
 def _may_be_record(file: Path) -> bool:
-    if not file.is_file():  # such as a named pipe, which nobody writes to
+    if not file.is_file():  # such as a named pipe
         return False
     if file.name == RECORD_NAME:
         return True

@@ -2,7 +2,7 @@
 
 Rows are methods, columns are data sets and protocols, and averages go over repetitions only. Methods that have
 hyper-parameters of their own must be comparable in one column, so a method has one row for each setting that it was trained
-in, and what its setting and objective have otherwise than the baseline's is said below the table.
+in, and how its setting and objective differ from the baseline's is said below the table.
 
 The tables of both papers are layouts of the same kind: ``papers/*.json`` name their rows, columns and published numbers.
 """
@@ -59,7 +59,7 @@ class Column:
         metric: what was measured.
         stage: after which stage of the encoder; None for the last one, and where there are no stages.
         options: the protocol with its options as JSON; None where there are no results yet.
-        hint: what tells it from others of the same names.
+        hint: what distinguishes it from others of the same names.
         paper: whether it has the published numbers.
     """
 
@@ -192,7 +192,7 @@ class Results:
 
     def _merge_frozen_stages(self) -> None:
         """Puts random weights, which have nothing to freeze, into the column of what froze stages, if that is one column."""
-        whole: dict[Column, set[Column]] = {}  # columns of pretrained weights by what they are but for frozen stages
+        whole: dict[Column, set[Column]] = {}  # columns of pretrained weights by their description without frozen stages
         for group, column in self.cells:
             if self.methods[group[0]].get("source") != RANDOM:
                 whole.setdefault(_any_frozen_stages(column)[0], set()).add(column)
@@ -213,7 +213,7 @@ class Results:
 
     @property
     def columns(self) -> list[Column]:
-        """Columns in order, those of equal names told apart by their protocols."""
+        """Columns in order, those of equal names distinguished by their protocols."""
         found = list(dict.fromkeys(column for _, column in self.cells))
         hinted = []
         for column in sorted(found, key=_column_order(found)):
@@ -231,7 +231,7 @@ class Results:
         return any(other == group and dataset in (None, column.dataset) for other, column in self.cells)
 
     def name(self, group: Group) -> str:
-        """What messages call a group: its method, and what tells it from others of that method."""
+        """What messages call a group: its method, and what distinguishes it from others of that method."""
         labels = unique_labels(self.methods[key] for key, _ in self.groups)
         alike = [other for other in self.groups if other[0] == group[0]]
         hints = differences(self.setting(group), map(self.setting, alike)) if len(alike) > 1 else {}

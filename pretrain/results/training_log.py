@@ -41,9 +41,8 @@ class TrainingLog:
     def progress(self) -> list[float]:
         """Epochs that were done at every record.
 
-        The log does not say how many iterations an epoch has, but epochs log at the same of their iterations, so that the
-        distance between two epochs' first records tells. As long as the first epoch runs it is unknown: then its last
-        record counts as its end.
+        The log does not say how many iterations an epoch has; the distance between the first records of two epochs gives it.
+        During the first epoch it is unknown: then the last record counts as the epoch's end.
         """
         firsts = {record["epoch"]: record["iter"] for record in reversed(self.records)}
         (last, last_iter), (first, first_iter) = next(iter(firsts.items())), list(firsts.items())[-1]
@@ -151,7 +150,7 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
 def _read_lines(file: Path) -> list[dict[str, Any]]:
     """Records of training with their numbers, in the order of the lines; anything else is skipped."""
     lines: list[dict[str, Any]] = []
-    if not file.is_file():  # such as a named pipe, which nobody writes to
+    if not file.is_file():  # such as a named pipe
         return lines
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
