@@ -87,9 +87,9 @@ def conv_part(
 
     - A number of blocks: of the kind and width of ``block``; the first halves the resolution if ``downsample``.
     - ``"network"``: all of the encoder's blocks above, newly initialised. The top unit gets none.
-    - ``"stage"``: the encoder's blocks above up to the end of the next stage, newly initialised: that stage, and before it the
-      rest of the unit's last stage where the unit ends inside one. In the top stage, which has no next one, a number of blocks:
-      as many as that stage has.
+    - ``"stage"``: the encoder's blocks above up to the end of the next stage, newly initialised: that stage, and before it
+      the rest of the unit's last stage where the unit ends inside one. In the top stage, which has no next one: as many
+      blocks as that stage has.
     - ``"plain_conv"``: a 3x3 convolution of the width of ``block`` with batch norm and ReLU, of stride 2 if ``downsample``;
       the unit at the encoder's end gets none.
 
