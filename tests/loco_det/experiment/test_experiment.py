@@ -442,7 +442,7 @@ def test_missing_coco_says_what_to_put_where_within_seconds(run_tool):
         finished = run_tool("train_det", "configs/mask_rcnn_loco_coco10k.py")
         seconds.append(time.monotonic() - began)
         assert_one_line_error(finished, "data/coco/annotations/instances_train2017.json", "data/coco/val2017",
-                              "cocodataset.org", "--data-root", "backbones/loco_resnet50_imagenet_100e.pth", "--pretrained")
+                              "cocodataset.org", "--data-root", "backbones/loco_resnet50_imagenet.pth", "--pretrained")
         if seconds[-1] < 5:
             break
     assert min(seconds) < 5
