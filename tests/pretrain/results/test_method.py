@@ -118,7 +118,8 @@ def test_every_config_has_an_identity_of_plain_data(file):
 
 
 def rule_of_name(file: Path) -> str:
-    return {"simclr": "SimCLR", "gim": "GIM", "loco": "LoCo", "decoupled": "decoupled, K = 1"}.get(file.name.split("_")[0], "")
+    labels = {"simclr": "SimCLR", "gim": "GIM", "loco": "LoCo", "decoupled": "decoupled, K = 1"}
+    return labels.get(file.name.split("_")[0], "")
 
 
 @pytest.mark.repository
