@@ -97,7 +97,8 @@ def run_command(command: str, folder: Path) -> None:
     _, tool, *arguments = command.split()
     arguments += SMALL_RUN.get(Path(tool).name, [])
     environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([sys.executable, tool, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    command_line = [sys.executable, tool, *arguments]
+    finished = subprocess.run(command_line, cwd=folder, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, f"{command}\n{finished.stderr[-3000:]}"
 
 

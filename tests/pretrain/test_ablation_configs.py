@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import pytest
@@ -140,15 +139,3 @@ def test_soft_sharing_coefficients():
     """1e-4, 1e-3 and 1e-2."""
     for name in (name for name in CONFIGS if "_l2_" in name):
         assert resolved(name).model.soft_sharing.coefficient == float(name.removeprefix("table5_l2_"))
-
-
-def test_documentation_lists_exactly_what_exists():
-    """Every config has its line in docs/ablations.md, with the paper's accuracy and its units; there are no others."""
-    text = (ROOT / "docs/ablations.md").read_text()
-    assert set(re.findall(r"`((?:table|review)\w[\w-]*)`", text)) == set(CONFIGS)
-    by_name = {"SimCLR": SIMCLR, "GIM": GIM, "LoCo": LOCO}
-    for name, row in ROWS.items():
-        line = next(line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line)
-        assert row.accuracy is None or f"| {row.accuracy} |" in line
-        units = re.sub("`|, softly shared|, one after the other", "", line.split("|")[-2]).strip()
-        assert by_name.get(units, units.replace("), ", ") ")) == row.units, name
