@@ -23,7 +23,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-import loco_det.experiment.training_loop  # noqa: F401  registers the loop of schedules in iterations
 from loco_det.datasets.annotations import category_names, derive, load_annotations
 from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split
 from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
