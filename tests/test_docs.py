@@ -19,8 +19,7 @@ CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SECTION = re.compile(r"^## ", re.MULTILINE)
 SMALL = [f"synthetic_data.{name}={value}" for name, value in TINY_SET.items()]
 SMALL_RUN = {  # what makes the examples' commands short
-    "pretrain.py": ["--cfg-options", "train_dataloader.batch_size=4",
-                    "train_dataloader.dataset.views.size=32", *SMALL],
+    "pretrain.py": ["--cfg-options", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32", *SMALL],
     "train_det.py": ["--splits", "0", "--cfg-options", "protocol.split_size=8", "train_cfg.max_iters=2", *SMALL],
 }
 
@@ -94,7 +93,7 @@ def run_command(command: str, folder: Path) -> None:
     python_path = str(ROOT)
     if command.startswith("PYTHONPATH=. "):
         command, python_path = command.removeprefix("PYTHONPATH=. "), f".{os.pathsep}{ROOT}"
-    _, tool, *arguments = command.split()
+    _, tool, *arguments = command.partition("  #")[0].split()
     arguments += SMALL_RUN.get(Path(tool).name, [])
     environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
     command_line = [sys.executable, tool, *arguments]
