@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,43 +171,20 @@ def _encoder(config: Config) -> Any:
 
 
 def check_buildable(run: Config) -> None:
-    """Builds detector and optimizer once and looks up what else a run is made of, so that what does not fit is found now.
+    """Builds detector and optimizer once, so that an option that does not fit is found now.
 
     Args:
         run: the complete config of a run; all that it names is registered.
 
     Raises:
-        ValueError: an option does not fit, or a type is not known.
+        ValueError: an option does not fit.
     """
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import MODELS, DefaultScope
 
-    for registry, key, part in _registered_parts(run):
-        with registry.switch_scope_and_registry("mmdet") as known:
-            if known.get(part["type"]) is None:
-                raise ValueError(f"{key}.type is {part['type']!r}, which is not known; is it misspelled, or does "
-                                 "custom_imports lack its module?")
     with DefaultScope.overwrite_default_scope("mmdet"):
         detector = MODELS.build(run.model)
         try:
             build_optim_wrapper(detector, run.optim_wrapper)
         except (TypeError, AttributeError, KeyError, AssertionError) as error:
             raise ValueError(f"options of optim_wrapper do not fit: {error}") from error
-
-
-def _registered_parts(run: Config) -> Iterator[tuple[Any, str, Mapping]]:
-    """What is built only when a run begins: the registry that must know it, its key in the config, and its config."""
-    from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, PARAM_SCHEDULERS, TRANSFORMS
-
-    for name in ("train_dataloader", "val_dataloader"):
-        loader = run[name]
-        yield DATA_SAMPLERS, f"{name}.sampler", loader.sampler
-        yield DATASETS, f"{name}.dataset", loader.dataset
-        for index, step in enumerate(loader.dataset.pipeline):
-            yield TRANSFORMS, f"{name}.dataset.pipeline.{index}", step
-    yield LOOPS, "train_cfg", run.train_cfg
-    for index, scheduler in enumerate(run.get("param_scheduler") or []):
-        yield PARAM_SCHEDULERS, f"param_scheduler.{index}", scheduler
-    hooks = {f"default_hooks.{name}": hook for name, hook in run.default_hooks.items()}
-    hooks |= {f"custom_hooks.{index}": hook for index, hook in enumerate(run.get("custom_hooks") or [])}
-    yield from ((HOOKS, key, hook) for key, hook in hooks.items() if hook)
