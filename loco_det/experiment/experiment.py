@@ -140,9 +140,7 @@ class Experiment:
         self._tasks = measured_tasks(config)
         self._data = comm.broadcast_from_rank0(lambda: _describe_data(config))
         self._own_config = _own_config(config, self._backbone, self._data)
-        begun = comm.broadcast_from_rank0(lambda: _is_begun(config))  # otherwise the directory is free for another try
-        self._sha256: str = (check_work_dir(config.work_dir, self._own_config) if begun
-                             else config_fingerprint(self._own_config)[0])
+        self._sha256: str = check_work_dir(config.work_dir, self._own_config)
         finished = comm.broadcast_from_rank0(lambda: _finished_splits(config))  # others may finish one in the meantime
         self.todo = [index for index in chosen if index not in finished]
         self._splits: dict[int, Split] = {}
@@ -206,15 +204,13 @@ class Experiment:
         return Path(self.config.work_dir) / "annotations_val.json"
 
     def _prepare(self) -> dict[int, Split]:
-        """Writes what all processes will read, and the experiment's record."""
+        """Writes the splits, which all processes will read, and the experiment's record."""
         train, val = read_annotations(self.config)
         splits = {index: _make_split(self.config, train, index) for index in self.todo}
         if self.todo:
             write_json(self._val_file, val)
         record = self._new_record(num_splits=self.config.protocol.num_splits, backbone=self._backbone,
                                   data_root=str(Path(self.config.data.root).resolve()))
-        if not _is_begun(self.config):
-            self.record_file.unlink(missing_ok=True)
         init_work_dir(self.config.work_dir, self._own_config, record)
         return splits
 
@@ -345,12 +341,6 @@ def _own_config(config: Config, backbone: Mapping[str, Any] | None, data: DataDe
     content["data"] |= dict(root=Path(config.data.root).name, train_sha256=data.train_sha256, val_sha256=data.val_sha256)
     content["pretrained"] = dict(method=config.pretrained.method, sha256=backbone and backbone["sha256"])
     return content
-
-
-def _is_begun(config: Config) -> bool:
-    """Whether a split of the work directory has a checkpoint or a record."""
-    folders = [split_dir(config, index) for index in range(config.protocol.num_splits)]
-    return any(checkpoint_files(folder) or (folder / RECORD_NAME).exists() for folder in folders)
 
 
 def _finished_splits(config: Config) -> list[int]:
