@@ -160,8 +160,8 @@ def facts(config: Config) -> dict[str, Any]:
         neck_norm=model.neck.norm_cfg.type,
         box_head_norm=box.norm_cfg.type,
         mask_head_norm=mask.norm_cfg.type,
-        autocast=model.autocast,
-        channels_last=model.channels_last,
+        autocast=model.get("autocast"),
+        channels_last=model.get("channels_last", False),
     )
 
 
