@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,29 +24,12 @@ from pretrain.errors import RunFailedError
 MAX_CORRUPT_SHARE = 0.01
 
 
-class FlagsCorruptImages(Protocol):
-    """A data set that skips corrupt images, in any worker process, and flags them for :func:`check_corrupt`.
-
-    Attributes:
-        corrupt: ``(len,)`` uint8 in shared memory, 1 where decoding failed.
-    """
-
-    corrupt: Tensor
-
-    def __len__(self) -> int:
-        """The number of images."""
-
-    def load(self, index: int) -> Image.Image:
-        """Decodes an image, or raises :class:`~pretrain.data.decoding.CorruptImageError`."""
-
-
-def check_corrupt(
-    dataset: FlagsCorruptImages, reported: Collection[int] = (), max_share: float = MAX_CORRUPT_SHARE
-) -> set[int]:
+def check_corrupt(dataset: Dataset, reported: Collection[int] = (), max_share: float = MAX_CORRUPT_SHARE) -> set[int]:
     """The rule for corrupt images: they are logged and skipped, and too many stop the run.
 
     Args:
-        dataset: what flags them; processes put their flags together.
+        dataset: flags them in its ``corrupt``, ``(len,)`` uint8 in memory shared with its workers, and has a ``load(index)``
+            that raises CorruptImageError for them. The flags of all processes count.
         reported: images that an earlier check has logged.
         max_share: of the data set, 0 to 1. One image is always tolerated, but never all of them.
 
@@ -70,7 +53,7 @@ def check_corrupt(
     return found
 
 
-def _reason(dataset: FlagsCorruptImages, index: int) -> str:
+def _reason(dataset: Dataset, index: int) -> str:
     try:
         dataset.load(index)
     except CorruptImageError as error:

@@ -205,7 +205,8 @@ class ImageFolder(ImageFiles):
         super().__init__(root, paths)
         if in_classes:
             train = data_root / "train"
-            self.classes = _class_folders(train if split and test_share is None and train.is_dir() else root)
+            of_train = _class_folders(train) if split and test_share is None and train.is_dir() else ()
+            self.classes = of_train or _class_folders(root)
             index = {name: label for label, name in enumerate(self.classes)}
             found = [path.partition(os.sep)[0] for path in paths]
             if unknown := sorted(set(found) - set(self.classes)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -132,9 +133,13 @@ def test_damaged_exif_is_ignored():
         assert decoded(Image.new("RGB", (48, 40)), "jpg", exif=exif).shape == (40, 48, 3)
 
 
-def test_huge_images_are_read():
-    """Beyond PIL's limit against decompression bombs, of twice 89 million pixels."""
-    assert decode_image(encoded(Image.new("1", (20_000, 10_000)))).size == (20_000, 10_000)
+def test_huge_images_are_not_taken_for_decompression_bombs():
+    """A header of 200 megapixels, beyond PIL's limit: it is the missing pixels that are reported."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    with pytest.raises(CorruptImageError) as caught:
+        decode_image(png)
+    assert "exceeds limit" not in str(caught.value)
 
 
 def test_corrupt_files_are_named(tmp_path):

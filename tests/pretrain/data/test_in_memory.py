@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from pretrain.data.dataset import SampleKey
 from pretrain.data.decoding import CorruptImageError, list_images
 from pretrain.data.device_views import BatchedTwoViewsPreprocessor
-from pretrain.data.in_memory import InMemoryDataset, batched_already
+from pretrain.data.in_memory import InMemoryDataset
 from pretrain.learner import LocalContrastiveLearner
 
 
@@ -120,14 +120,6 @@ def test_mmengine_loads_whole_batches(image_folder):
     files = image_paths(image_folder)
     for image, index in zip(torch.cat([batch["images"] for batch in batches]), seen[:, 2], strict=True):
         assert torch.equal(image, pixels(files[index]))
-
-
-def test_workers_may_not_read_from_the_gpu(image_folder):
-    """The data set says what to set, before CUDA fails in the forked process."""
-    dataset = InMemoryDataset(image_folder)
-    dataset.device = torch.device("cuda")
-    with pytest.raises(ValueError, match="num_workers=0"):
-        next(iter(DataLoader(dataset, sampler=keys(1, 2), batch_size=2, num_workers=1, collate_fn=batched_already)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

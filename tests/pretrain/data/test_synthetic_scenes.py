@@ -118,19 +118,6 @@ def test_colour_tells_nothing(objects: list[tuple[np.ndarray, Instance]]) -> Non
     assert nearest_mean_accuracy(features, np.isin(labels, DISCS)) < 1 / 2 + 0.09
 
 
-def test_gradient_strength_hardly_tells_the_texture(
-    objects: list[tuple[np.ndarray, Instance]],
-) -> None:
-    """Contrast-normalised gradient energy, a texture measure without direction, is nearly blind."""
-    labels = np.isin([instance.category_id for _, instance in objects], STRIPED)
-    features = []
-    for image, instance in objects:
-        grey = image.astype(np.float64).mean(2)
-        energy = sum((g[instance.mask] ** 2).mean() for g in np.gradient(grey))
-        features.append([np.sqrt(energy) / grey[instance.mask].std()])
-    assert nearest_mean_accuracy(np.array(features), labels) < 0.62
-
-
 def test_pattern_and_outline_tell_everything(objects: list[tuple[np.ndarray, Instance]]) -> None:
     """The classes are there: pattern coherence gives the texture, the outline's area the shape.
 
