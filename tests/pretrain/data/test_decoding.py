@@ -136,7 +136,7 @@ def test_damaged_exif_is_ignored():
 def test_huge_images_are_not_taken_for_decompression_bombs():
     """A header of 200 megapixels, beyond PIL's limit: it is the missing pixels that are reported."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 10_000, 1, 0, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">II", zlib.crc32(header), 99) + b"IDAT"
     with pytest.raises(CorruptImageError) as caught:
         decode_image(png)
     assert "exceeds limit" not in str(caught.value)
