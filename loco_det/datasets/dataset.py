@@ -9,6 +9,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS, TRANSFORMS
+from PIL import Image
 
 from pretrain.data.dataset import SampleKey
 from pretrain.data.decoding import CorruptImageError, decode_image
@@ -34,8 +35,9 @@ class LoadImage(BaseTransform):
 class CocoInstances(CocoDataset):
     """A COCO-format set whose classes come from the config, never from a built-in list.
 
-    In training, an image that cannot be decoded is replaced by another, drawn at random as mmdet does for images without
-    usable annotations, and flagged. In evaluation it is an error: leaving it out would change the AP silently.
+    In training, a corrupt image is replaced by another, drawn at random as mmdet does for images without usable annotations,
+    and flagged for :func:`pretrain.data.dataset.check_corrupt`. In evaluation it is an error: without it the AP would be
+    another.
 
     Attributes:
         corrupt: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
@@ -48,9 +50,9 @@ class CocoInstances(CocoDataset):
         super().full_init()
         self.corrupt = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
-    def sample_name(self, index: int) -> str:
-        """The path of image ``index``."""
-        return self.get_data_info(index)["img_path"]
+    def load(self, index: int) -> Image.Image:
+        """Decodes image ``index``."""
+        return decode_image(self.get_data_info(index)["img_path"])
 
     def __getitem__(self, key: SampleKey | int) -> dict:
         """A sample; of a :class:`~pretrain.data.dataset.SampleKey` a function of the key alone, whichever worker asks."""
@@ -63,7 +65,7 @@ class CocoInstances(CocoDataset):
         return super().__getitem__(key.index)
 
     def prepare_data(self, idx: int) -> dict | None:
-        """One sample, or None for an corrupt training image (the caller then draws another)."""
+        """One sample, or None for a corrupt training image (the caller then draws another)."""
         try:
             return super().prepare_data(idx)
         except CorruptImageError:
