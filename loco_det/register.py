@@ -8,7 +8,5 @@ from mmdet.utils import register_all_modules  # noqa: E402
 
 register_all_modules(init_default_scope=False)
 
-import pretrain.engine.checkpoint_hook  # noqa: E402
 import pretrain.engine.hooks  # noqa: E402
-import pretrain.engine.monitoring  # noqa: E402
 import pretrain.engine.optimizers  # noqa: E402, F401

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from loco_det.experiment.inputs import RANDOM_INIT, use_encoder
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import BackboneFile, load_into, read_backbone
+from pretrain.engine.checkpoints import BackboneFile, load_into, read_backbone
 from pretrain.engine.cli import note
 from pretrain.results.method import SUPERVISED, backbone_identity, random_identity
 

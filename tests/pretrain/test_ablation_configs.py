@@ -11,8 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from pretrain.engine.learning_rates import resolve_lr
-from pretrain.engine.optimizers import LARS
+from pretrain.engine.optimizers import LARS, resolve_lr
 from pretrain.learner import LocalContrastiveLearner
 from tests.conftest import ROOT
 

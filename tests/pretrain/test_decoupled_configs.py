@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 
 from pretrain.data.device_views import BatchedTwoViews
 from pretrain.data.views import ViewOptions, jitter_strengths
-from pretrain.engine.learning_rates import check_schedule, resolve_lr
+from pretrain.engine.optimizers import check_schedule, resolve_lr
 from pretrain.learner import LocalContrastiveLearner
 from tests.conftest import ROOT
 

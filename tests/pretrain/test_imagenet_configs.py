@@ -9,8 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from pretrain.engine.learning_rates import check_schedule, resolve_lr
-from pretrain.engine.optimizers import LARS, check_no_accumulation
+from pretrain.engine.optimizers import LARS, check_no_accumulation, check_schedule, resolve_lr
 from pretrain.learner import LocalContrastiveLearner
 from tests.conftest import ROOT
 

@@ -13,8 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from pretrain.distributed import comm
-from pretrain.engine.backbone_file import RECORD_KEY
-from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.engine.work_dir import config_fingerprint, init_work_dir
 from pretrain.results.store import DETECTION, new_record, write_record
 from pretrain.run import _identity, _resolve, per_rank_config, pretrain, use_data_root
@@ -110,14 +109,14 @@ def test_other_images_than_before_are_noticed_at_resume(finished_run, tmp_path, 
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_directory_is_claimed(changes, message, tmp_path, image_folder):
-    """So that the mended command may use it."""
+    """So that the fixed command may use it."""
     with pytest.raises(ValueError, match=message):
         pretrain(small_config(tmp_path / "w", image_folder, **changes))
     assert not (tmp_path / "w" / "run.json").exists()
 
 
 def test_a_directory_without_a_checkpoint_is_free(tmp_path, image_folder):
-    """A run that failed in its first steps does not stand in the way of its mended config."""
+    """A run that failed in its first steps does not stand in the way of its fixed config."""
     work_dir = tmp_path / "w"
     for temperature, epochs in ((0.0001, 1), (0.2, 1)):
         config = small_config(work_dir, image_folder, **{"model.objective.temperature": temperature,
@@ -168,7 +167,7 @@ def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, 
 
 @pytest.mark.slow
 def test_a_work_dir_belongs_to_one_config(finished_run, synthetic_root, run_tool):
-    """Another config is refused with the differing key; the same one without --resume is told what to do."""
+    """Another config is refused with the differing key; the same one without --resume says what to do."""
     arguments = options(synthetic_root / "unlabeled2017", finished_run)
     assert_one_line_error(run_tool("pretrain", CONFIG, *arguments, "model.objective.temperature=0.5"),
                           "different config", "model.objective.temperature", "--work-dir")
@@ -201,10 +200,10 @@ def test_corrupt_images_are_reported_skipped_and_bounded(image_folder, tmp_path,
     arguments = ["--data-root", image_folder, "--cfg-options", *SMALL, "train_cfg.max_epochs=2"]
     tolerant = run_tool("pretrain", CONFIG, "--work-dir", tmp_path / "a", *arguments, "custom_hooks.0.max_share=0.2")
     assert tolerant.returncode == 0, tolerant.stderr
-    assert f"cannot be decoded: {image_folder / 'broken.jpg'} (1 of 9 so far)" in tolerant.stderr
+    assert f"corrupt image: {image_folder / 'broken.jpg'} (1 of 9 so far)" in tolerant.stderr
     strict = run_tool("pretrain", CONFIG, "--work-dir", tmp_path / "b", *arguments)
     assert strict.returncode not in (0, 2)
-    assert "1 of 9 images cannot be decoded, more than the tolerated share of 0.01" in strict.stderr
+    assert "1 of 9 images are corrupt, more than the tolerated share of 0.01" in strict.stderr
 
 
 @pytest.mark.parametrize(
@@ -225,13 +224,13 @@ def test_corrupt_images_are_reported_skipped_and_bounded(image_folder, tmp_path,
     ],
 )
 def test_bad_input_is_one_line(arguments, parts, tmp_path, image_folder, run_tool):
-    """Exit code 2 and one line that names the value and the mend."""
+    """Exit code 2 and one line that names the value and the fix."""
     if "--data-root" not in arguments:
         arguments = [arguments[0], "--data-root", image_folder, *arguments[1:]]
     if "--cfg-options" in arguments and not any("batch_size" in str(argument) for argument in arguments):
         arguments.append("train_dataloader.batch_size=4")
     assert_one_line_error(run_tool("pretrain", *arguments, "--work-dir", tmp_path / "w"), *parts)
-    assert not (tmp_path / "w" / "run.json").exists()  # the mended command may use the same directory
+    assert not (tmp_path / "w" / "run.json").exists()  # the fixed command may use the same directory
 
 
 def losses_of(work_dir) -> list[float]:

@@ -22,8 +22,7 @@ from loco_det.experiment.backbone_file import check_backbone
 from loco_det.experiment.inputs import detection_configs, use_pretrained
 from loco_det.experiment.locks import only_one_process
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT
-from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.checkpoints import FORMAT, load_checkpoint
 from pretrain.results.method import standard_method
 from pretrain.results.store import read_record, read_rows
 from tests.conftest import ROOT, TINY_SET, assert_one_line_error
@@ -428,7 +427,7 @@ def test_corrupt_training_image_is_reported_and_skipped(synthetic_root, tmp_path
     arguments = [RANDOM, "--data-root", root, "--splits", 0, "--cfg-options", *SMALL, "train_cfg.max_iters=4"]
     tolerant = run_tool("train_det", *arguments, "custom_hooks.0.max_share=0.2", "--work-dir", tmp_path / "a")
     assert tolerant.returncode == 0, tolerant.stderr
-    assert f"cannot be decoded: {broken} (1 of 8 so far)" in tolerant.stderr
+    assert f"corrupt image: {broken} (1 of 8 so far)" in tolerant.stderr
     strict = run_tool("train_det", *arguments, "--work-dir", tmp_path / "b")
     assert strict.returncode not in (0, 2)
     assert "more than the tolerated share of 0.01" in strict.stderr

@@ -29,7 +29,7 @@ def test_another_config_is_refused_with_the_keys_that_differ(tmp_path):
 
 
 def test_checking_claims_nothing(tmp_path):
-    """A run that fails on bad input must not block the directory for the mended one."""
+    """A run that fails on bad input must not block the directory for the fixed one."""
     check_work_dir(tmp_path / "w", CONFIG)
     assert not (tmp_path / "w").exists()
 
