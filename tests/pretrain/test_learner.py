@@ -162,16 +162,6 @@ def test_images_are_freed_before_the_upper_units_run(monkeypatch):
     assert alive == [False, False]  # nor what the stem takes of them
 
 
-def test_untrained_blocks_are_said(monkeypatch):
-    """They are allowed only with the flag, and then named in the log."""
-    said = []
-    monkeypatch.setattr("pretrain.learner.print_log", lambda message, **_: said.append(message))
-    LocalContrastiveLearner("resnet18", "loco")
-    assert not said
-    LocalContrastiveLearner("resnet18", [(2, 8)], allow_untrained=True)
-    assert "no local unit updates blocks 0, 1" in said[0]
-
-
 def test_bad_options_are_refused():
     """Unknown values and options, and gradient accumulation, which a contrastive loss does not survive."""
     with pytest.raises(ValueError, match="autocast is 'half'"):

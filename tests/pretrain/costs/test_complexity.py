@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from pretrain.costs.complexity import BATCH, format_table, stage_complexity, unit_macs
+from pretrain.costs.complexity import BATCH, stage_complexity, unit_macs
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.engine.cli import encoder_spec
 from pretrain.local.units import LocalUnit, build_units
@@ -138,21 +138,6 @@ def test_squeezed_maps_and_trunk_layers():
     assert first.memory_elements == 3 * 24 * 16 * 16 + 8 + 24  # three convolutions; reduction to 8 channels and back
     second = stage_complexity(build_encoder(encoder_spec("timm/convnext_atto")), 64).stages[1]
     assert second.memory_elements == 2 * (80 + 320 + 80) * 8 * 8  # two blocks: depthwise 7x7 and an MLP
-
-
-def test_table_has_a_line_per_stage_and_the_totals():
-    """Numbers as in ``as_dict``, rounded."""
-    lines = format_table(stage_complexity(build_encoder("resnet50"))).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| res2", "| res3", "| res4", "| res5", "| total"]
-    assert lines[2].startswith("| res2 | 256×56×56 | 0.23 | 0.79 | 19.23 | 43.64 | ")
-    assert lines[-1].startswith("| total |  | 23.51 | 4.09 | 100.00 | 100.00 | ")
-
-
-def test_encoder_names_of_the_command_line():
-    """Registered names stay as they are, also wrong ones: ``build_encoder`` knows what to say about them."""
-    assert encoder_spec("resnet50") == "resnet50"
-    assert encoder_spec("timm/convnext_tiny") == {"type": "TimmEncoder", "name": "convnext_tiny"}
-    assert encoder_spec("timm/") == "timm/"
 
 
 def test_sizes_that_do_not_work():

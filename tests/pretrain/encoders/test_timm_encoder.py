@@ -79,10 +79,7 @@ def test_networks_that_are_not_chains_are_refused(name):
 
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("convnext_tinny", {}, "has no model 'convnext_tinny'; nearest known names: convnext_tiny"),
-    ("resnet50.a1_in1k", {}, "has no model 'resnet50.a1_in1k'; nearest known names: resnet50"),
-    ("hf_hub:timm/resnet50d.ra2_in1k", {}, "nearest known names: resnet50d"),
     ("resnet50d", dict(pretrained=True), "takes no 'pretrained': it never downloads"),
-    ("resnet50d", dict(checkpoint_path="a.pth"), "takes no 'checkpoint_path'"),
     ("resnet50d", dict(features_only=False), "sets 'features_only' itself"),
     ("resnet50d", dict(deepth=3), "arguments of encoder 'TimmEncoder' do not fit: .*deepth"),
 ])
