@@ -22,8 +22,7 @@ from loco_det.datasets.splits import image_ids_sha256, select_image_ids
 from loco_det.evaluation.coco_ap import METRICS
 from loco_det.experiment.inputs import check_backbone, detection_configs, use_pretrained
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT
-from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.checkpoints import FORMAT, load_checkpoint
 from pretrain.engine.claim import claim_run
 from pretrain.results.method import standard_method
 from pretrain.results.store import read_record, read_rows

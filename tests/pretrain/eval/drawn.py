@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 
 from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import ImageDataset
-from pretrain.encoders import ResNetEncoder
+from pretrain.encoders.resnet import build_resnet
 from pretrain.eval.data import LabelledData
 from pretrain.eval.session import Session
 
@@ -80,7 +80,7 @@ def drawn_data(train: int = 24, test: int = 12, classes: int = 3, broken: Sequen
 def drawn_session(data: LabelledData | None = None, **options) -> Session:
     """A session with a small encoder, a ResNet-10, that nobody has trained."""
     torch.manual_seed(0)
-    encoder = ResNetEncoder(BasicBlock, [1, 1, 1, 1], stem="small").to(memory_format=torch.channels_last)
+    encoder = build_resnet(BasicBlock, [1, 1, 1, 1], stem="small").to(memory_format=torch.channels_last)
     return Session(encoder, tuple(encoder.stages), data or drawn_data(), image_size=16, **options)
 
 

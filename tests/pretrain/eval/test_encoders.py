@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import RECORD_KEY
+from pretrain.engine.checkpoints import RECORD_KEY
 from pretrain.eval.encoders import (
     SUPERVISED_FILES,
     EncoderChangedError,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.errors import RunFailedError
 from pretrain.eval.encoders import EncoderChangedError
 from pretrain.eval.evaluate import Readout, find_device, read_out
