@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pretrain.errors import RunFailedError
-
 RANKME_EPSILON = 1e-7  # Garrido et al., 2023, equation 3
-CHUNK_ELEMENTS = 1 << 22  # of features made float64 at once
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,12 @@ def feature_spectrum(features: Tensor) -> Spectrum:
 
     Raises:
         ValueError: there are fewer than two rows.
-        RunFailedError: a feature is not finite.
     """
     count = len(features)
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 images; there are {count}")
-    mean, covariance = moments(features)
+    x = features.double()
+    covariance, mean = torch.cov(x.T, correction=0).reshape(x.shape[1], -1), x.mean(dim=0)  # (C, C), (C,)
     eigenvalues = _eigenvalues(covariance)  # (C,), also the singular values
     # the Gram matrix of the features as they are, from centred sums, so that large means cost no digits
     gram = count * (covariance + torch.outer(mean, mean))  # (C, C)
@@ -59,25 +55,6 @@ def feature_spectrum(features: Tensor) -> Spectrum:
         covariance_effective_rank=effective_rank(eigenvalues),
         participation_ratio=participation_ratio(eigenvalues),
     )
-
-
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(C,)`` and covariance ``(C, C)`` of features ``(N, C)``, the mean over N (not N - 1) products, in float64.
-
-    Raises:
-        RunFailedError: a feature is not finite.
-    """
-    width = features.shape[1]
-    mean = torch.zeros(width, dtype=torch.float64, device=features.device)
-    covariance = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-    for chunk in _chunks(features):
-        mean += chunk.sum(dim=0) / len(features)
-    for chunk in _chunks(features):
-        centred = chunk - mean
-        covariance.addmm_(centred.T, centred, alpha=1 / len(features))
-    if not covariance.isfinite().all():
-        raise RunFailedError("the encoder's features are not finite; is the checkpoint of a run that diverged?")
-    return mean, covariance
 
 
 def rankme(singular_values: Tensor) -> float:
@@ -130,9 +107,3 @@ def _exp_entropy(p: Tensor) -> float:
 def _eigenvalues(symmetric: Tensor) -> Tensor:
     """Of a positive semidefinite matrix, descending; what rounding has made negative is 0."""
     return torch.linalg.eigvalsh(symmetric).flip(0).clamp_min(0)
-
-
-def _chunks(features: Tensor) -> Iterator[Tensor]:
-    """The features ``(N, C)`` in float64, some rows at a time."""
-    for chunk in features.split(max(1, CHUNK_ELEMENTS // features.shape[1])):
-        yield chunk.double()

@@ -1,4 +1,4 @@
-"""Objects cut out of COCO-format sets: pixels, which objects, labels, odd and wrong input, and their use by readouts."""
+"""Objects cut out of COCO-format sets: pixels, which objects, labels, odd and wrong input, and their use by evaluations."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_bad_input(tmp_path):
         build_source("coco_objects", tmp_path)
 
 
-def test_readouts_train_and_test_on_objects(synthetic_root):
+def test_evaluations_train_and_test_on_objects(synthetic_root):
     """The default splits are COCO's, their classes agree, and the fingerprint tells other choices of objects apart."""
     assert default_splits("coco_objects", synthetic_root) == ("train", "val")
     data = load_labelled_data("coco_objects", synthetic_root)
