@@ -95,13 +95,7 @@ def analyze_probes(
         test_split: None for the data set's own.
         **inputs: see :class:`~pretrain.eval.evaluate.Inputs`.
 
-    Returns:
-        The record as it is written.
-
-    Raises:
-        ValueError: as :func:`~pretrain.eval.evaluate.evaluate`.
-        RunFailedError: training diverged, or too many images are corrupt.
-        EncoderChangedError: the encoder is not bit-identical afterwards.
+    Returns and raises as :func:`~pretrain.eval.evaluate.evaluate`.
     """
     method, options = protocol_options(protocol, epochs=epochs, batch_size=batch_size)
     inputs = Inputs(file, **inputs)
@@ -145,13 +139,7 @@ def analyze_spectrum(
         batch_size: images that are run through the encoder at once, of all processes together.
         **inputs: see :class:`~pretrain.eval.evaluate.Inputs`; ``limit`` takes a random subset.
 
-    Returns:
-        The record as it is written.
-
-    Raises:
-        ValueError: the encoder's file, the images or the options do not fit; or the record cannot be written.
-        RunFailedError: features are not finite, or too many images are corrupt.
-        EncoderChangedError: the encoder is not bit-identical afterwards.
+    Returns and raises as :func:`~pretrain.eval.evaluate.evaluate`.
     """
     inputs = Inputs(file, **inputs)
     encoder, origin = inputs.load_encoder()
@@ -191,9 +179,6 @@ def analyze_kept(file: str, out: str | None = None, resume: bool = False) -> dic
         file: a checkpoint beside the training log; what was logged after it is left out.
         out: file of the record; None to put it beside the checkpoint.
         resume: do not repeat what is finished.
-
-    Returns:
-        The record as it is written.
 
     Raises:
         ValueError: the checkpoint is not a pretraining's, there is no log beside it, or no kept pairs were logged.
@@ -241,6 +226,9 @@ def analyze_memory(
 ) -> dict[str, Any]:
     """What a pretraining step takes on one device, and how its computation is spread (table 1).
 
+    Nothing runs: all is counted on tensors without data, see :mod:`pretrain.costs.memory` and
+    :mod:`pretrain.costs.complexity`.
+
     Args:
         file: a checkpoint of a pretraining, or a pretraining's config file.
         batch_size: images a step, each in two views; None for the pretraining's.
@@ -248,10 +236,6 @@ def analyze_memory(
         autocast: type of the forward passes, such as ``"bfloat16"``; None for the pretraining's.
         out: file of the record; None to put it beside the checkpoint, or below ``work_dirs/eval`` for a config file.
         resume: do not repeat what is finished.
-
-    Returns:
-        The record as it is written. Nothing runs: all is counted on tensors without data, see :mod:`pretrain.costs.memory`
-        and :mod:`pretrain.costs.complexity`.
 
     Raises:
         ValueError: the file is not a pretraining's, no step trains the whole model, or the sizes do not fit.
@@ -307,11 +291,7 @@ def count_step(model: Mapping[str, Any], optimizer: Mapping[str, Any], step: Map
 
 
 def numbers_kept(optimizer: Mapping[str, Any]) -> int:
-    """How many numbers an optimizer keeps for every one of a parameter's: 2 for Adam, 1 for LARS.
-
-    Args:
-        optimizer: mmengine's config of it.
-    """
+    """How many numbers an optimizer, given as mmengine's config, keeps for each of a parameter: 2 for Adam, 1 for LARS."""
     weight = nn.Parameter(torch.ones(8, 8))
     weight.grad = torch.ones_like(weight)
     built = OPTIMIZERS.build({**optimizer, "params": [weight], "lr": 0.1})

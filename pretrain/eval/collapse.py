@@ -73,7 +73,7 @@ class ToyResult:
         loss_first: mean loss of the first 50 steps, in nats.
         loss_last: mean loss of the last 50 steps.
         steps: taken until rest, or until there were no more to take.
-        change: see :class:`Training`.
+        change: of the singular values over the last 100 steps, see :class:`Training`.
     """
 
     singular_values: list[float]

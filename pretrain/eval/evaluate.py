@@ -40,20 +40,24 @@ class Protocol(NamedTuple):
 
     Attributes:
         name: in records, tables and names of files.
-        run: ``(pooled, data, state, **options)`` -> results by stage, and how many images were corrupt.
-        defaults: its options; a learning rate is at batch size 256, and in proportion to it.
+        run: ``(pooled, data, **options)`` -> results by stage, and how many images were corrupt.
+        defaults: its options.
         facts: what else a record says of it.
+        on_images: whether it trains on augmented images: then it saves its ``state`` after every epoch, and the default
+            learning rate, at batch size 256, is in proportion to the batch size.
     """
 
     name: str
     run: Callable[..., tuple[Stages, Corrupt]]
     defaults: Mapping[str, Any]
     facts: Mapping[str, Any]
+    on_images: bool = False
 
 
 PROTOCOLS = {
     "linear": Protocol("linear", linear_probe, dict(epochs=100, batch_size=256, lr=30.0), dict(
-        momentum=0.0, weight_decay=0.0, lr_drops=[tenths / 10 for tenths in MILESTONES], augmentation=AUGMENTATION)),
+        momentum=0.0, weight_decay=0.0, lr_drops=[tenths / 10 for tenths in MILESTONES], augmentation=AUGMENTATION),
+        on_images=True),
     "cached": Protocol("linear_cached", logistic_probe, dict(batch_size=256), dict(
         classifier="scikit-learn's logistic regression", penalties=list(PENALTIES), augmentation=None)),
     "adam": Protocol("linear_adam", adam_probe, dict(epochs=200, batch_size=256, lr=1e-3, weight_decay=1e-6), dict(
@@ -62,7 +66,7 @@ PROTOCOLS = {
         similarity="cosine", augmentation=None)),
     # the learning rate is SimCLR's for few labels, appendix B.5
     "finetune": Protocol("finetune", fine_tuning, dict(epochs=30, batch_size=256, lr=0.05, weight_decay=1e-4), dict(
-        momentum=MOMENTUM, nesterov=True, schedule="cosine", augmentation=AUGMENTATION)),
+        momentum=MOMENTUM, nesterov=True, schedule="cosine", augmentation=AUGMENTATION), on_images=True),
 }
 
 
@@ -201,7 +205,7 @@ def protocol_options(protocol: str, **given: float | None) -> tuple[Protocol, di
         if not (0 < value < float("inf") or name == "weight_decay" and value == 0):
             raise ValueError(f"{name} is {value}; it must be above 0")
     options = {**method.defaults, **given}
-    if "lr" not in given and method.run in (linear_probe, fine_tuning):
+    if "lr" not in given and method.on_images:
         options["lr"] *= options["batch_size"] / 256
     return method, options
 
@@ -219,7 +223,7 @@ def run_protocol(
     """Follows a protocol; unless it fine-tunes, the encoder is proved to be bit-identical afterwards."""
     with nullcontext() if method.run is fine_tuning else frozen(encoder):
         pooled = PooledFeatures(encoder, stages, autocast).to(next(encoder.parameters()).device).eval()
-        return method.run(pooled, data, state, **options)
+        return method.run(pooled, data, **options, **(dict(state=state) if method.on_images else {}))
 
 
 def choose_stages(encoder: Encoder, stage: str) -> tuple[str, ...]:

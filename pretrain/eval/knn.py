@@ -11,21 +11,19 @@ from torch import Tensor
 
 from pretrain.eval.data import LabelledData
 from pretrain.eval.features import PooledFeatures, extract_both
-from pretrain.eval.probes import Corrupt, Stages, StateFile, count_hits, percentages
+from pretrain.eval.probes import Corrupt, Stages, count_hits, percentages
 
 CHUNK_ELEMENTS = 1 << 24  # similarities computed at once, 64 MiB of float32
 
 
 def nearest_neighbours(
-    pooled: PooledFeatures, data: LabelledData, state: StateFile | None = None, *, k: int, temperature: float,
-    batch_size: int,
+    pooled: PooledFeatures, data: LabelledData, *, k: int, temperature: float, batch_size: int
 ) -> tuple[Stages, Corrupt]:
     """Votes of the k nearest training images, weighted by ``exp(cosine similarity / temperature)``.
 
     Args:
         pooled: the frozen encoder.
         data: training images, which vote, and test images.
-        state: not needed, as nothing is trained.
         k: number of neighbours; capped by the number of training images. A stage's result says how many voted.
         temperature: tau of the weights.
         batch_size: images that are run through the encoder at once, of all processes together.

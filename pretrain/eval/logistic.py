@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from pretrain.distributed import comm
 from pretrain.eval.data import LabelledData, rank_within_class
 from pretrain.eval.features import FeatureSet, PooledFeatures, extract_both
-from pretrain.eval.probes import Corrupt, Stages, StateFile, count_hits, percentages
+from pretrain.eval.probes import Corrupt, Stages, count_hits, percentages
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # coefficients of half the squared weights, from the strongest
 MAX_ITERATIONS = 1000
@@ -21,9 +21,7 @@ TOLERANCE = 1e-4  # of the largest gradient; scikit-learn's default
 MAX_FOLDS = 10
 
 
-def logistic_probe(
-    pooled: PooledFeatures, data: LabelledData, state: StateFile | None = None, *, batch_size: int
-) -> tuple[Stages, Corrupt]:
+def logistic_probe(pooled: PooledFeatures, data: LabelledData, *, batch_size: int) -> tuple[Stages, Corrupt]:
     """scikit-learn's logistic regression on standardised features of images that are not augmented.
 
     A stage's result says which ``penalty`` was chosen, how many ``iterations`` the final fit took, and whether it has
@@ -32,7 +30,6 @@ def logistic_probe(
     Args:
         pooled: the frozen encoder.
         data: training and test set.
-        state: not needed, as training takes minutes.
         batch_size: images that are run through the encoder at once, of all processes together.
     """
     train, test = extract_both(pooled, data, batch_size)

@@ -66,8 +66,7 @@ def linear_probe(
 
 
 def adam_probe(
-    pooled: PooledFeatures, data: LabelledData, state: StateFile | None = None, *, epochs: int, batch_size: int, lr: float,
-    weight_decay: float,
+    pooled: PooledFeatures, data: LabelledData, *, epochs: int, batch_size: int, lr: float, weight_decay: float
 ) -> tuple[Stages, Corrupt]:
     """Linear classifiers on frozen features that are extracted once, trained by Adam.
 
@@ -77,7 +76,6 @@ def adam_probe(
     Args:
         pooled: the frozen encoder.
         data: training and test set.
-        state: not needed, as training takes minutes.
         epochs: 200 in the paper.
         batch_size: images of a step, of all processes together, and images that are run through the encoder at once.
         lr: learning rate.

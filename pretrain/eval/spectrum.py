@@ -32,10 +32,7 @@ class Spectrum:
 
 
 def feature_spectrum(features: Tensor) -> Spectrum:
-    """The spectrum of features (Fournier et al., 2023, figure 1b; Jing et al., 2022, section 4).
-
-    Args:
-        features: ``(N, C)``, N of at least 2.
+    """The spectrum of features ``(N, C)`` (Fournier et al., 2023, figure 1b; Jing et al., 2022, section 4).
 
     Raises:
         ValueError: there are fewer than two rows.
@@ -58,43 +55,29 @@ def feature_spectrum(features: Tensor) -> Spectrum:
 
 
 def rankme(singular_values: Tensor) -> float:
-    """RankMe (Garrido et al., 2023, equation 3): the effective rank of a feature matrix, robust to what rounding leaves.
+    """RankMe (Garrido et al., 2023, equation 3) of a feature matrix ``(N, C)``, which it takes neither centred nor scaled.
 
-    The exponential of the entropy of ``p = s / sum(s) + 1e-7``, where ``s`` are the singular values of the *feature matrix*
-    ``(N, C)``, which RankMe takes neither centred nor scaled. The covariance matrix has the squares of those of the centred
-    matrix over N, so :func:`effective_rank` of its spectrum is another number.
-
-    Args:
-        singular_values: ``(min(N, C),)`` of the feature matrix, not below 0.
-
-    Returns:
-        From 1 (but for what epsilon adds) to ``min(N, C)``; 0 where all features are 0.
+    The exponential of the entropy of ``p = s / sum(s) + 1e-7``, where ``s`` are the matrix's ``min(N, C)`` singular values.
+    The covariance matrix has the squares of those of the centred matrix over N, so :func:`effective_rank` of its spectrum is
+    another number. From 1 (but for what epsilon adds) to ``min(N, C)``; 0 where all features are 0.
     """
     total = singular_values.sum()
     return _exp_entropy(singular_values / total + RANKME_EPSILON) if total > 0 else 0.0
 
 
 def effective_rank(eigenvalues: Tensor) -> float:
-    """Exponential of the entropy of normalised eigenvalues (Roy and Vetterli, 2007): C if all C are equal, 1 if one is left.
+    """Exponential of the entropy of normalised eigenvalues (Roy and Vetterli, 2007).
 
-    Args:
-        eigenvalues: ``(C,)``, not below 0.
-
-    Returns:
-        From 1 to C; 0 where all eigenvalues are 0.
+    C if all C are equal, 1 if one is left, 0 where all are 0.
     """
     total = eigenvalues.sum()
     return _exp_entropy(eigenvalues / total) if total > 0 else 0.0
 
 
 def participation_ratio(eigenvalues: Tensor) -> float:
-    """``(sum of eigenvalues)^2 / sum of their squares`` of a covariance matrix: C if all C are equal, 1 if one is left.
+    """``(sum of eigenvalues)^2 / sum of their squares`` of a covariance matrix.
 
-    Args:
-        eigenvalues: ``(C,)``, not below 0.
-
-    Returns:
-        From 1 to C; 0 where all eigenvalues are 0.
+    C if all C are equal, 1 if one is left, 0 where all are 0.
     """
     squares = eigenvalues.square().sum()
     return (eigenvalues.sum().square() / squares).item() if squares > 0 else 0.0

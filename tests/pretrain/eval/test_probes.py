@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from pretrain.errors import RunFailedError
-from pretrain.eval.data import LabelledImages, TrainView
-from pretrain.eval.evaluate import run_protocol
-from pretrain.eval.features import FeatureSet, frozen, weights_sha256
+from pretrain.eval.evaluate import PROTOCOLS, run_protocol
+from pretrain.eval.features import EncoderChangedError, FeatureSet, frozen, weights_sha256
 from pretrain.eval.probes import (
     Classifiers,
     StateFile,
@@ -113,14 +112,6 @@ def test_a_run_that_diverges_ends(batch_size, lr):
     """Also if the last step does it, after which no loss is computed."""
     with pytest.raises(RunFailedError, match="training diverged in epoch 1"):
         train_on_pixels(lr=lr, epochs=1, batch_size=batch_size)
-
-
-def test_training_views_are_augmented():
-    """Test views are not."""
-    data = synthetic_data()
-    assert isinstance(data.train_loader(8).dataset.view, TrainView)
-    assert not isinstance(data.test_loader(8).dataset.view, TrainView)
-    assert isinstance(data.train_loader(8).dataset, LabelledImages)
 
 
 @pytest.mark.parametrize("probe", [
@@ -233,10 +224,7 @@ def test_hits_are_counted_as_numpy_sorts():
 
 def test_a_meddling_protocol_is_found_out():
     """The guard around every protocol that must keep the encoder."""
-    from pretrain.eval.evaluate import PROTOCOLS
-    from pretrain.eval.features import EncoderChangedError
-
-    def meddle(pooled, data, state):
+    def meddle(pooled, data):
         pooled.encoder.train()(torch.randn(2, 3, 16, 16))
 
     encoder = small_features().encoder
