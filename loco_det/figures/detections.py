@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from loco_det.datasets.splits import select_image_ids
 from loco_det.figures.predictions import Objects, TrainedDetector, annotated_objects, find_detector, predict
 from pretrain.data.decoding import decode_image
-from pretrain.eval.evaluate import find_device
+from pretrain.eval.features import find_device
 from pretrain.figures.class_style import class_color, is_dark
 from pretrain.figures.labels import unique_labels_by_path, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure

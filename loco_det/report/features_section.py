@@ -9,7 +9,7 @@ from loco_det.report.blocks import ROOT, Block, Missing, Section, shown_path
 from loco_det.report.figures import draw
 from loco_det.report.runs import FINISHED, Inputs
 from pretrain.engine.checkpoints import checkpoint_files
-from pretrain.eval.encoders import RANDOM
+from pretrain.results.method import RANDOM
 from pretrain.results.store import DETECTION, PRETRAINING, canonical
 
 OBJECTS = 200  # few: a report must be quick
@@ -59,7 +59,7 @@ def _validation_objects(inputs: Inputs, data_root: str | Path | None) -> list[st
 
 def _encoder_files(inputs: Inputs) -> tuple[list[Path], list[Missing]]:
     """The last checkpoint of every finished pretraining, and backbones of detectors that are not from one of these."""
-    from pretrain.eval.encoders import load_encoder
+    from pretrain.eval.features import load_encoder
 
     files = [checkpoint_files(run.path)[0] for run in inputs.of_kind(PRETRAINING)
              if run.state == FINISHED and checkpoint_files(run.path)]

@@ -1,10 +1,10 @@
-"""Labelled images for evaluations: views for training and testing, balanced subsets, and loaders over many processes."""
+"""Images of evaluations: training and test views, class-balanced subsets, and loaders over many processes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from torchvision.transforms import v2
 
 from pretrain.data.dataset import KeyedSampler, SampleKey, seed_generator
 from pretrain.data.decoding import CorruptImageError
-from pretrain.data.shards import TarShards
-from pretrain.data.sources import ImageDataset, ImageFiles, build_source, default_splits, labelled
+from pretrain.data.sources import ImageDataset, build_source, default_splits, labelled
 from pretrain.data.views import CROP_RATIO
 from pretrain.distributed import comm
 
 RESIZE_RATIO = 256 / 224  # short side over crop, in the test views of ImageNet's customary protocol
 MIN_SCALE = 0.08
+DEFAULT_IMAGE_SIZE = 224  # where the size of the pretraining is not recorded
 NO_LABEL = -1  # of corrupt images
 
 
@@ -70,12 +70,12 @@ class CentreView:
 
 
 class LabelledImages(Dataset):
-    """Views of labelled images with their labels; a view is a function of its key alone.
+    """Views of images with their labels; a view is a function of its key alone.
 
     A corrupt image becomes a grey one with the label -1, which trains and counts nothing.
 
     Args:
-        source: images and labels.
+        source: images, with labels or (all images then have label 0) without.
         indices: the images of the source that belong to the set, ascending.
         view: makes a view of an image, with torch's default generator if it is random.
 
@@ -90,11 +90,6 @@ class LabelledImages(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @property
-    def labels(self) -> np.ndarray:
-        """``(len,)`` int64."""
-        return self.source.labels[self.indices]
-
     def load(self, index: int) -> Image.Image:
         """The source's image ``index``."""
         return self.source.load(index)
@@ -106,7 +101,7 @@ class LabelledImages(Dataset):
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         """A view ``(3, size, size)`` uint8 and its label."""
-        label = int(self.source.labels[key.index])
+        label = 0 if self.source.labels is None else int(self.source.labels[key.index])
         try:
             image = self.source.load(key.index)
         except CorruptImageError:
@@ -137,12 +132,18 @@ class LabelledData:
         train: images to learn from.
         test: images to measure on, of the same classes.
         train_indices: the images of ``train`` that are used.
-        record: what they are, as plain data.
+        image_size: side of the views in pixels.
+        workers: processes that load images; 0 loads in this one.
+        seed: of training views and their order.
+        record: what the sets are, as plain data.
     """
 
     train: ImageDataset
     test: ImageDataset
     train_indices: np.ndarray
+    image_size: int
+    workers: int = 0
+    seed: int = 0
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -150,13 +151,37 @@ class LabelledData:
         """The number of classes."""
         return len(self.train.classes)
 
-    def train_views(self, view: TrainView | CentreView) -> LabelledImages:
-        """The training set with this view."""
-        return LabelledImages(self.train, self.train_indices, view)
+    def train_images(self) -> LabelledImages:
+        """The training set as an evaluation looks at it, without augmentation."""
+        return LabelledImages(self.train, self.train_indices, CentreView(self.image_size))
 
-    def test_views(self, view: CentreView) -> LabelledImages:
-        """The test set with this view."""
-        return LabelledImages(self.test, np.arange(len(self.test)), view)
+    def test_images(self) -> LabelledImages:
+        """The test set."""
+        return LabelledImages(self.test, np.arange(len(self.test)), CentreView(self.image_size))
+
+    def train_loader(self, batch_size: int, drop_last: bool = False) -> DataLoader:
+        """Shuffled batches of augmented training images; ``batch_size`` is that of all processes together.
+
+        Raises:
+            ValueError: the batch size is not divisible by the number of processes.
+        """
+        share, rest = divmod(batch_size, comm.world_size())
+        if rest or not share:
+            raise ValueError(f"batch size {batch_size} is not divisible by {comm.world_size()} processes")
+        dataset = LabelledImages(self.train, self.train_indices, TrainView(self.image_size))
+        sampler = KeyedSampler(dataset, self.seed)
+        return DataLoader(dataset, share, sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0,
+                          pin_memory=torch.cuda.is_available(), drop_last=drop_last and len(sampler) >= share)
+
+    def test_loader(self, batch_size: int) -> DataLoader:
+        """This process's share of the test set; ``batch_size`` is that of all processes together."""
+        return evaluation_loader(self.test_images(), max(1, batch_size // comm.world_size()), self.workers)
+
+
+def evaluation_loader(dataset: LabelledImages, batch_size: int, workers: int) -> DataLoader:
+    """This process's share of the set in order; ``batch_size`` is that of one process."""
+    return DataLoader(dataset, batch_size, sampler=ShardSampler(dataset), num_workers=workers,
+                      pin_memory=torch.cuda.is_available())
 
 
 def load_labelled_data(
@@ -166,54 +191,93 @@ def load_labelled_data(
     test_split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    image_size: int = 224,
+    workers: int = 0,
 ) -> LabelledData:
     """Opens the training and test sets of an evaluation.
 
     Args:
-        source: name or config of an image source, see :func:`pretrain.data.sources.build_source`.
+        source: name or config of a data set, see :func:`pretrain.data.sources.build_source`.
         data_root: where it reads from.
-        train_split: by default the source's own.
-        test_split: by default the source's own.
+        train_split: by default the data set's own.
+        test_split: by default the data set's own.
         limit: use a class-balanced subset of this many training images.
-        seed: of the subset.
+        seed: of the subset, the views and their order.
+        image_size: side of the views in pixels.
+        workers: processes that load images.
 
     Raises:
         ValueError: the data are missing, unlabelled or of one class, train and test have different classes or share images,
             or the limit does not fit.
     """
-    test_split_given = test_split is not None
     if train_split is None or test_split is None:
         defaults = default_splits(source, data_root)
         train_split, test_split = train_split or defaults[0], test_split or defaults[1]
-    if train_split == test_split:
-        raise ValueError(f"training and test split are both {train_split!r}; name different ones with --train-split and "
-                         "--test-split")
-    train = labelled(build_source(source, data_root, train_split))
-    try:
-        test = labelled(build_source(source, data_root, test_split))
-    except ValueError as error:
-        if test_split_given or train.splits is not None:
-            raise
-        raise ValueError(f"{error}; {test_split!r} is what an evaluation tests on by default, name another split with "
-                         "--test-split") from error
-    _check_disjoint(train, test, train_split, test_split)
-    _check_same_classes(train, test, train_split, test_split)
+    train, test = (labelled(build_source(source, data_root, split)) for split in (train_split, test_split))
+    known = {train.name(index) for index in range(len(train))}
+    shared = sum(test.name(index) in known for index in range(len(test)))
+    if shared:
+        raise ValueError(f"splits {train_split!r} and {test_split!r} share {shared} of the {len(test)} test images; name "
+                         "other splits with --train-split and --test-split")
+    if tuple(train.classes) != tuple(test.classes):
+        only = sorted(set(train.classes) ^ set(test.classes))
+        raise ValueError(f"splits {train_split!r} and {test_split!r} have different classes or another order of them; only "
+                         f"one has {', '.join(only[:5])}")
     indices = np.arange(len(train)) if limit is None else balanced_subset(train.labels, limit, seed)
-    name, options = name_and_options(source)
-    record = dict(source=name, options=options, root=Path(data_root).resolve().name, train_split=train_split,
-                  test_split=test_split, train_images=len(indices), test_images=len(test), classes=len(train.classes),
-                  limit=limit, fingerprint=fingerprint([train, test], data_root))
-    return LabelledData(train, test, indices, record)
+    record = {**_described(source, data_root), "train_split": train_split, "test_split": test_split,
+              "train_images": len(indices), "test_images": len(test), "classes": len(train.classes), "limit": limit,
+              "fingerprint": fingerprint([train, test], data_root)}
+    return LabelledData(train, test, indices, image_size, workers, seed, record)
 
 
-def name_and_options(source: str | Mapping) -> tuple[str, dict[str, Any]]:
-    """Name and options of an image source, which is given by its name or config."""
-    if isinstance(source, str):
-        return source, {}
-    return source["type"], {key: value for key, value in source.items() if key != "type"}
+def load_unlabelled_images(
+    source: str | Mapping, data_root: str | Path, split: str | None, limit: int | None, seed: int, image_size: int
+) -> tuple[LabelledImages, dict[str, Any]]:
+    """Opens images without a look at their labels.
+
+    Args:
+        source: name or config of a data set.
+        data_root: where it reads from.
+        split: by default that on which an evaluation tests, and where there is none all images.
+        limit: use a random subset of this many images; a smaller one of the same seed lies within a larger one.
+        seed: of the subset.
+        image_size: side of the views in pixels.
+
+    Returns:
+        The images, and what they are as plain data.
+
+    Raises:
+        ValueError: the data are missing, or the limit is above their number.
+    """
+    images, split = _open_split(source, data_root, split)
+    if limit is not None and limit > len(images):
+        raise ValueError(f"limit is {limit}, but {images.description} has {len(images)} images")
+    indices = np.sort(np.random.default_rng(seed).permutation(len(images))[:limit])
+    record = {**_described(source, data_root), "split": split, "images": len(indices), "limit": limit,
+              "fingerprint": fingerprint([images], data_root)}
+    return LabelledImages(images, indices, CentreView(image_size)), record
 
 
-def fingerprint(sets: Iterable[ImageDataset], data_root: str | Path) -> str:
+def _open_split(source: str | Mapping, data_root: str | Path, split: str | None) -> tuple[ImageDataset, str | None]:
+    if split is not None:
+        return build_source(source, data_root, split), split
+    try:
+        split = default_splits(source, data_root)[1]
+        return build_source(source, data_root, split), split
+    except ValueError:  # a folder or list without splits
+        images = build_source(source, data_root)
+        if images.splits is not None:  # these would be training images, which nobody asked for
+            raise
+        return images, None
+
+
+def _described(source: str | Mapping, data_root: str | Path) -> dict[str, Any]:
+    options = {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "type"}
+    return {"source": source if isinstance(source, str) else source["type"], "options": options,
+            "root": Path(data_root).resolve().name}
+
+
+def fingerprint(sets: Sequence[ImageDataset], data_root: str | Path) -> str:
     """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of the sets.
 
     It distinguishes data sets of one name; pixels are not looked at.
@@ -221,60 +285,11 @@ def fingerprint(sets: Iterable[ImageDataset], data_root: str | Path) -> str:
     digest = hashlib.sha256()
     root = f"{Path(data_root)}{os.sep}"
     for source in sets:
-        labels = source.labels.tolist()
+        labels = [0] * len(source) if source.labels is None else source.labels.tolist()
         lines = sorted(f"{source.name(index).removeprefix(root)}\0{label}\n" for index, label in enumerate(labels))
         digest.update(f"{len(lines)}\n".encode())
         digest.update("".join(lines).encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _check_disjoint(train: ImageDataset, test: ImageDataset, train_split: str, test_split: str) -> None:
-    """Refuses to measure on training images, whatever names and links the splits reach them by."""
-    known = set(_locations(train))
-    shared = [index for index, location in enumerate(_locations(test)) if location in known]
-    if shared:
-        raise ValueError(f"splits {train_split!r} and {test_split!r} share {len(shared)} of the {len(test)} test images, "
-                         f"such as {test.name(shared[0])}; an evaluation measures on images that it has not learned from: "
-                         "name other splits with --train-split and --test-split, or fix the lists")
-
-
-def _locations(source: ImageDataset) -> Iterator[str]:
-    """Where every image really lies, links followed; its name for sources that are not files."""
-    if isinstance(source, ImageFiles):
-        folders: dict[str, tuple[str, set[str]]] = {}  # by their names: where they really lie, and the links in them
-        for index in range(len(source)):
-            folder, name = os.path.split(source.name(index))
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder), _links(folder)
-            real, links = folders[folder]
-            yield os.path.realpath(f"{real}/{name}") if name in links else f"{real}/{name}"
-    elif isinstance(source, TarShards):
-        shards: dict[str, str] = {}
-        for index in range(len(source)):
-            shard, separator, member = source.name(index).partition(".tar: ")
-            if shard not in shards:
-                shards[shard] = os.path.realpath(f"{shard}.tar")
-            yield f"{shards[shard]}{separator}{member}"
-    else:
-        yield from map(source.name, range(len(source)))
-
-
-def _links(folder: str) -> set[str]:
-    if not os.path.isdir(folder):  # of a list, whose images need not all be there
-        return set()
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries if entry.is_symlink()}
-
-
-def _check_same_classes(train: ImageDataset, test: ImageDataset, train_split: str, test_split: str) -> None:
-    if tuple(train.classes) == tuple(test.classes):
-        return
-    only_train = sorted(set(train.classes) - set(test.classes))
-    only_test = sorted(set(test.classes) - set(train.classes))
-    parts = [f"only {split!r} has {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
-            for split, names in ((train_split, only_train), (test_split, only_test)) if names]
-    raise ValueError(f"splits {train_split!r} and {test_split!r} have different classes: "
-                     f"{'; '.join(parts) or 'their order differs'}; both need the same")
 
 
 def rank_within_class(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -301,27 +316,11 @@ def balanced_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
                          f"images, {len(labels)}")
     generator = np.random.default_rng(seed)
     ranks = rank_within_class(labels, generator)
-    class_order = generator.permutation(labels.max() + 1)  # which classes get one more where the size is no multiple
+    class_order = generator.permutation(labels.max() + 1)  # which classes get one more where the size is not a multiple
     return np.sort(np.lexsort((class_order[labels], ranks))[:size])
 
 
-def training_loader(
-    dataset: LabelledImages, batch_size: int, workers: int, seed: int, drop_last: bool = False
-) -> DataLoader:
-    """Shuffled batches; ``batch_size`` is that of all processes together.
-
-    Raises:
-        ValueError: the batch size is not divisible by the number of processes.
-    """
-    share, rest = divmod(batch_size, comm.world_size())
-    if rest or not share:
-        raise ValueError(f"batch size {batch_size} is not divisible by {comm.world_size()} processes")
-    sampler = KeyedSampler(dataset, seed)
-    return DataLoader(dataset, share, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-                      pin_memory=torch.cuda.is_available(), drop_last=drop_last and len(sampler) >= share)
-
-
-def evaluation_loader(dataset: LabelledImages, batch_size: int, workers: int) -> DataLoader:
-    """This process's share of the set in order; ``batch_size`` is that of one process."""
-    return DataLoader(dataset, batch_size, sampler=ShardSampler(dataset), num_workers=workers,
-                      pin_memory=torch.cuda.is_available())
+def default_workers() -> int:
+    """As many loading processes as there are processors for each training process, 8 at most."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pretrain.errors import RunFailedError
-
 RANKME_EPSILON = 1e-7  # Garrido et al., 2023, equation 3
-CHUNK_ELEMENTS = 1 << 22  # of features made float64 at once
 
 
 @dataclass(frozen=True)
@@ -36,19 +32,16 @@ class Spectrum:
 
 
 def feature_spectrum(features: Tensor) -> Spectrum:
-    """The spectrum of features (Fournier et al., 2023, figure 1b; Jing et al., 2022, section 4).
-
-    Args:
-        features: ``(N, C)``, N of at least 2.
+    """The spectrum of features ``(N, C)`` (Fournier et al., 2023, figure 1b; Jing et al., 2022, section 4).
 
     Raises:
         ValueError: there are fewer than two rows.
-        RunFailedError: a feature is not finite.
     """
     count = len(features)
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 images; there are {count}")
-    mean, covariance = moments(features)
+    x = features.double()
+    covariance, mean = torch.cov(x.T, correction=0).reshape(x.shape[1], -1), x.mean(dim=0)  # (C, C), (C,)
     eigenvalues = _eigenvalues(covariance)  # (C,), also the singular values
     # the Gram matrix of the features as they are, from centred sums, so that large means cost no digits
     gram = count * (covariance + torch.outer(mean, mean))  # (C, C)
@@ -61,63 +54,30 @@ def feature_spectrum(features: Tensor) -> Spectrum:
     )
 
 
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(C,)`` and covariance ``(C, C)`` of features ``(N, C)``, the mean over N (not N - 1) products, in float64.
-
-    Raises:
-        RunFailedError: a feature is not finite.
-    """
-    width = features.shape[1]
-    mean = torch.zeros(width, dtype=torch.float64, device=features.device)
-    covariance = torch.zeros(width, width, dtype=torch.float64, device=features.device)
-    for chunk in _chunks(features):
-        mean += chunk.sum(dim=0) / len(features)
-    for chunk in _chunks(features):
-        centred = chunk - mean
-        covariance.addmm_(centred.T, centred, alpha=1 / len(features))
-    if not covariance.isfinite().all():
-        raise RunFailedError("the encoder's features are not finite; is the checkpoint of a run that diverged?")
-    return mean, covariance
-
-
 def rankme(singular_values: Tensor) -> float:
-    """RankMe (Garrido et al., 2023, equation 3): the effective rank of a feature matrix, robust to what rounding leaves.
+    """RankMe (Garrido et al., 2023, equation 3) of a feature matrix ``(N, C)``, which it takes neither centred nor scaled.
 
-    The exponential of the entropy of ``p = s / sum(s) + 1e-7``, where ``s`` are the singular values of the *feature matrix*
-    ``(N, C)``, which RankMe takes neither centred nor scaled. The covariance matrix has the squares of those of the centred
-    matrix over N, so :func:`effective_rank` of its spectrum is another number.
-
-    Args:
-        singular_values: ``(min(N, C),)`` of the feature matrix, not below 0.
-
-    Returns:
-        From 1 (but for what epsilon adds) to ``min(N, C)``; 0 where all features are 0.
+    The exponential of the entropy of ``p = s / sum(s) + 1e-7``, where ``s`` are the matrix's ``min(N, C)`` singular values.
+    The covariance matrix has the squares of those of the centred matrix over N, so :func:`effective_rank` of its spectrum is
+    another number. From 1 (but for what epsilon adds) to ``min(N, C)``; 0 where all features are 0.
     """
     total = singular_values.sum()
     return _exp_entropy(singular_values / total + RANKME_EPSILON) if total > 0 else 0.0
 
 
 def effective_rank(eigenvalues: Tensor) -> float:
-    """Exponential of the entropy of normalised eigenvalues (Roy and Vetterli, 2007): C if all C are equal, 1 if one is left.
+    """Exponential of the entropy of normalised eigenvalues (Roy and Vetterli, 2007).
 
-    Args:
-        eigenvalues: ``(C,)``, not below 0.
-
-    Returns:
-        From 1 to C; 0 where all eigenvalues are 0.
+    C if all C are equal, 1 if one is left, 0 where all are 0.
     """
     total = eigenvalues.sum()
     return _exp_entropy(eigenvalues / total) if total > 0 else 0.0
 
 
 def participation_ratio(eigenvalues: Tensor) -> float:
-    """``(sum of eigenvalues)^2 / sum of their squares`` of a covariance matrix: C if all C are equal, 1 if one is left.
+    """``(sum of eigenvalues)^2 / sum of their squares`` of a covariance matrix.
 
-    Args:
-        eigenvalues: ``(C,)``, not below 0.
-
-    Returns:
-        From 1 to C; 0 where all eigenvalues are 0.
+    C if all C are equal, 1 if one is left, 0 where all are 0.
     """
     squares = eigenvalues.square().sum()
     return (eigenvalues.sum().square() / squares).item() if squares > 0 else 0.0
@@ -130,9 +90,3 @@ def _exp_entropy(p: Tensor) -> float:
 def _eigenvalues(symmetric: Tensor) -> Tensor:
     """Of a positive semidefinite matrix, descending; what rounding has made negative is 0."""
     return torch.linalg.eigvalsh(symmetric).flip(0).clamp_min(0)
-
-
-def _chunks(features: Tensor) -> Iterator[Tensor]:
-    """The features ``(N, C)`` in float64, some rows at a time."""
-    for chunk in features.split(max(1, CHUNK_ELEMENTS // features.shape[1])):
-        yield chunk.double()

@@ -77,7 +77,7 @@ def _embed_arguments(parser: ArgumentParser) -> None:
 
     parser.add_argument("files", nargs="+", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP}: a panel each")
     parser.add_argument("--stage", metavar="NAME", help="whose features are embedded, such as res4 (default: the last)")
-    parser.add_argument("--split", metavar="NAME", help="of the images (default: the one that readouts test on)")
+    parser.add_argument("--split", metavar="NAME", help="of the images (default: the one that evaluations test on)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="default: the first ten by name")
     parser.add_argument("--num", type=int, default=500, metavar="N",
                         help="images, as many of each class as can be (default: 500)")

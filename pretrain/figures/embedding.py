@@ -21,15 +21,12 @@ from torch import Tensor
 
 from pretrain.data.sources import ImageDataset, build_source, default_splits, labelled
 from pretrain.encoders import Encoder
-from pretrain.eval.data import CentreView, LabelledImages, balanced_subset
-from pretrain.eval.encoders import RANDOM, PooledFeatures, frozen, load_encoder, pretraining_image_size
-from pretrain.eval.evaluate import find_device
-from pretrain.eval.features import extract_features
-from pretrain.eval.session import DEFAULT_IMAGE_SIZE, default_workers
+from pretrain.eval.data import DEFAULT_IMAGE_SIZE, CentreView, LabelledImages, balanced_subset, default_workers
+from pretrain.eval.features import PooledFeatures, extract_features, find_device, frozen, load_encoder
 from pretrain.figures.class_style import class_color, class_marker
 from pretrain.figures.labels import legend_height, outside_legend, unique_labels_by_path, wrapped
 from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
-from pretrain.results.method import dataset_name, unique_labels
+from pretrain.results.method import RANDOM, dataset_name, unique_labels
 
 DEFAULT_CLASSES = 10
 DEFAULT_IMAGES = 500  # as in the supplement of LoCo, section 3
@@ -100,7 +97,7 @@ def draw_embedding(
         built, origin = load_encoder(file, encoder or (like and like.encoder), choice.seed)
         name = _choose_stage(built, stage, file)
         setting = origin["identity"]["setting"]
-        side = image_size or pretraining_image_size(setting) or (like.image_size if like else DEFAULT_IMAGE_SIZE)
+        side = image_size or setting.get("image_size") or (like.image_size if like else DEFAULT_IMAGE_SIZE)
         with frozen(built):
             pooled = PooledFeatures(built, [name]).to(target).eval()
             dataset = LabelledImages(source, indices, CentreView(side))

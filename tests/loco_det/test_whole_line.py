@@ -15,8 +15,7 @@ from mmengine.config import Config
 from loco_det.experiment.experiment import run_experiments
 from loco_det.report.render import write_report
 from pretrain.engine.checkpoints import export_backbone
-from pretrain.eval.evaluate import Readout, read_out
-from pretrain.eval.knn import NearestNeighbours
+from pretrain.eval.evaluate import evaluate
 from pretrain.figures.curves import draw_curves
 from pretrain.figures.unit_layout import read_model, rule_layout
 from pretrain.results.formats import numbers, table_text
@@ -24,7 +23,7 @@ from pretrain.results.store import read_rows
 from pretrain.results.table import results_table
 from pretrain.run import pretrain, use_data_root
 from tests.conftest import ROOT
-from tests.pretrain.eval.drawn import write_class_folders
+from tests.pretrain.eval.synthetic import write_class_folders
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +99,7 @@ def line(tmp_path_factory, synthetic_root) -> Path:
     for place, (base, options) in enumerate(VARIANTS.values()):
         folder = root / f"variant{place}"
         backbone = pretrained(folder, synthetic_root / "unlabeled2017", base, options)
-        read_out(Readout(str(backbone), "folder", str(labelled), workers=0), NearestNeighbours(k=3))
+        evaluate(str(backbone), "knn", data_root=str(labelled), workers=0, k=3)
         detected(folder, synthetic_root, backbone)
     return root
 

@@ -15,7 +15,7 @@ from loco_det.experiment.experiment import DataDescription, _own_config
 from loco_det.experiment.inputs import use_data_root
 from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.engine.work_dir import RECORD_NAME, config_fingerprint, init_work_dir, write_json
-from pretrain.eval.encoders import load_encoder
+from pretrain.eval.features import load_encoder
 from pretrain.results.method import foreign_method
 from pretrain.results.store import DETECTION, PRETRAINING, new_record, read_record
 from tests.conftest import ROOT

@@ -1,6 +1,8 @@
-"""Labelled data of readouts: views, subsets, what is refused, and images that cannot be decoded."""
+"""Images of evaluations: views, subsets, what is refused, and corrupt images."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,10 +20,10 @@ from pretrain.eval.data import (
     evaluation_loader,
     fingerprint,
     load_labelled_data,
+    load_unlabelled_images,
     rank_within_class,
-    training_loader,
 )
-from tests.pretrain.eval.drawn import ColouredSource, drawn_data, write_class_folders, write_shards
+from tests.pretrain.eval.synthetic import ColouredSource, synthetic_data, write_class_folders
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -83,28 +85,25 @@ def test_ranks_within_a_class_are_a_permutation_of_each_class():
 
 def test_only_the_subset_is_loaded():
     """Both loaders draw from the chosen images and from nothing else."""
-    data = drawn_data()
-    dataset = LabelledImages(data.train, np.array([3, 8, 9, 20]), CentreView(16))
-    assert dataset.labels.tolist() == [0, 2, 0, 2]
-    sampler = training_loader(dataset, 2, 0, seed=5).sampler
-    assert sorted(key.index for key in sampler) == [3, 8, 9, 20]
-    batches = list(evaluation_loader(dataset, 3, 0))
+    data = replace(synthetic_data(), train_indices=np.array([3, 8, 9, 20]))
+    assert sorted(key.index for key in data.train_loader(2).sampler) == [3, 8, 9, 20]
+    batches = list(evaluation_loader(data.train_images(), 3, 0))
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 2, 0, 2]
 
 
 def test_corrupt_images_have_no_label_and_are_bounded():
     """One of 200, or of 20, is flagged and named; three of 200, two of 20 and all of one end the run."""
-    for size, broken, fails in ((200, [7], False), (200, [7, 8, 9], True), (20, [7], False), (20, [7, 8], True),
+    for size, corrupt, fails in ((200, [7], False), (200, [7, 8, 9], True), (20, [7], False), (20, [7, 8], True),
                                 (1, [0], True)):
-        dataset = LabelledImages(ColouredSource(size, broken=broken), np.arange(size), CentreView(8))
+        dataset = LabelledImages(ColouredSource(size, corrupt=corrupt), np.arange(size), CentreView(8))
         labels = torch.cat([labels for _, labels in evaluation_loader(dataset, 64, 0)])
-        assert (labels == NO_LABEL).nonzero().flatten().tolist() == broken
+        assert (labels == NO_LABEL).nonzero().flatten().tolist() == corrupt
         if fails:
-            message = f"{len(broken)} of {size} images .*drawn image {broken[0]}"
+            message = f"{len(corrupt)} of {size} images .*synthetic image {corrupt[0]}"
             with pytest.raises(RunFailedError, match=message):
                 check_corrupt(dataset)
         else:
-            assert check_corrupt(dataset) == {broken[0]}
+            assert check_corrupt(dataset) == {corrupt[0]}
 
 
 def test_folders_are_opened_with_their_splits(tmp_path):
@@ -118,24 +117,25 @@ def test_folders_are_opened_with_their_splits(tmp_path):
 
 
 def test_data_that_no_classifier_can_use_are_refused(tmp_path):
-    """No images, one class, other classes in the test set, one split for both: each is told with its mend."""
+    """No images, one class, other classes in the test set, training images in the test set."""
     root = write_class_folders(tmp_path / "set")
     (tmp_path / "empty" / "train").mkdir(parents=True)
     (tmp_path / "empty" / "val").mkdir()
     one = write_class_folders(tmp_path / "one", classes=1)
     other = write_class_folders(tmp_path / "other")
     (other / "val" / "class2").rename(other / "val" / "dog")
-    (other / "train").rename(other / "learn")
+    write_lists(root, train=[("train/class0/0.png", 0), ("train/class1/1.png", 1)],
+                val=[("val/class0/0.png", 0), ("train/class1/1.png", 1)])
     cases = [
-        (tmp_path / "empty", {}, "holds no image"),
-        (tmp_path / "none", {}, "does not have the folders train and val"),
-        (one, {}, "at least two"),
-        (other, dict(train_split="learn", test_split="val"), "only 'learn' has 'class2'; only 'val' has 'dog'"),
-        (root, dict(train_split="train", test_split="train"), "training and test split are both 'train'"),
+        ("folder", tmp_path / "empty", {}, "holds no image"),
+        ("folder", one, {}, "at least two"),
+        ("folder", other, {}, "dog"),
+        ("folder", root, dict(train_split="train", test_split="train"), "share 18 of the 18"),
+        (dict(type="file_list", file="{split}.txt"), root, {}, "share 1 of the 2"),
     ]
-    for folder, options, message in cases:
+    for source, folder, options, message in cases:
         with pytest.raises(ValueError, match=message):
-            load_labelled_data("folder", folder, **options)
+            load_labelled_data(source, folder, **options)
 
 
 def write_lists(root, **lists):
@@ -144,7 +144,7 @@ def write_lists(root, **lists):
         (root / f"{name}.txt").write_text("".join(f"{path} {label}\n" for path, label in lines))
 
 
-def test_the_fingerprint_tells_sets_of_one_name_apart(tmp_path):
+def test_the_fingerprint_distinguishes_sets_of_one_name(tmp_path):
     """A copy elsewhere has the same one, subsets included; another image, and another label, another."""
     first, copy = (write_class_folders(tmp_path / place / "set") for place in ("a", "b"))
     known = load_labelled_data("folder", first).record["fingerprint"]
@@ -161,39 +161,19 @@ def test_the_fingerprint_tells_sets_of_one_name_apart(tmp_path):
     assert records[0]["options"] == dict(file="{split}.txt")
 
 
-def test_a_test_set_with_training_images_is_refused(tmp_path):
-    """However its images are reached: another spelling of the split, links to folders, files and shards, and lists."""
+def test_images_without_labels(tmp_path):
+    """The test split, or all images where there is none; of a standard set nobody gets training images unasked."""
     root = write_class_folders(tmp_path / "set")
-    (root / "linked").symlink_to(root / "train")
-    (root / "mixed").mkdir()
-    for label in range(3):
-        (root / "mixed" / f"class{label}").mkdir()
-        (root / "mixed" / f"class{label}" / "new.png").write_bytes((root / f"val/class{label}/{label}.png").read_bytes())
-    (root / "mixed" / "class2" / "known.png").symlink_to(root / "train" / "class2" / "5.png")
-    for test_split, shared in (("train/", "18 of the 18"), ("../set/train", "18 of the 18"), ("linked", "18 of the 18"),
-                               ("mixed", "1 of the 4")):
-        with pytest.raises(ValueError, match=f"share {shared} test images, .*--test-split"):
-            load_labelled_data("folder", root, "train", test_split)
-
-    lines = [(f"train/class{label}/{label}.png", label) for label in range(3)]
-    write_lists(root, train=lines, val=[("val/class0/0.png", 0), ("val/../train/class1/1.png", 1)])
-    with pytest.raises(ValueError, match="share 1 of the 2 test images, .*class1/1.png"):
-        load_labelled_data(dict(type="file_list", file="{split}.txt"), root)
-
-    write_shards(tmp_path / "shards")
-    (tmp_path / "shards" / "val").rename(tmp_path / "shards" / "unused")
-    (tmp_path / "shards" / "val").mkdir()
-    (tmp_path / "shards" / "val" / "0.tar").symlink_to(tmp_path / "shards" / "train" / "0.tar")
-    with pytest.raises(ValueError, match="share 6 of the 6 test images"):
-        load_labelled_data("webdataset", tmp_path / "shards")
-
-
-def test_a_missing_default_test_split_names_the_option(tmp_path):
-    """Lists and shards are tested on val, unless --test-split says otherwise, and a message about val says so."""
-    root = write_class_folders(tmp_path / "set")
-    write_lists(root, train=[(f"train/class{label}/{label}.png", label) for label in range(3)])
-    source = dict(type="file_list", file="{split}.txt")
-    with pytest.raises(ValueError, match=r"val.txt does not exist.*'val' is what .* by default, .* --test-split"):
-        load_labelled_data(source, root)
-    with pytest.raises(ValueError, match=r"mine.txt does not exist[^-]*$"):
-        load_labelled_data(source, root, test_split="mine")
+    images, record = load_unlabelled_images("folder", root, None, None, 0, 16)
+    assert (record["split"], record["images"], len(images)) == ("val", 6, 6)
+    images, record = load_unlabelled_images("folder", root / "train" / "class0", None, None, 0, 16)
+    assert (record["split"], record["images"]) == (None, 6)
+    assert images[SampleKey(0, 0, 0)][1] == 0
+    few, fewer = (load_unlabelled_images("folder", root, "train", limit, 3, 16)[0].indices for limit in (6, 3))
+    assert set(fewer) < set(few)
+    with pytest.raises(ValueError, match="limit is 19"):
+        load_unlabelled_images("folder", root, "train", 19, 3, 16)
+    np.zeros((4, 3, 96, 96), dtype=np.uint8).tofile(tmp_path / "train_X.bin")
+    np.ones(4, dtype=np.uint8).tofile(tmp_path / "train_y.bin")
+    with pytest.raises(ValueError, match="test_X.bin"):
+        load_unlabelled_images("stl10", tmp_path, None, None, 0, 16)

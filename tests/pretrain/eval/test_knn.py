@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pretrain.eval import knn
-from pretrain.eval.knn import NearestNeighbours, knn_scores
-from tests.pretrain.eval.drawn import drawn_session
+from pretrain.eval.knn import knn_scores, nearest_neighbours
+from tests.pretrain.eval.synthetic import small_features, synthetic_data
 
 
 def scores_by_hand(bank, labels, queries, classes, k, temperature):
@@ -31,10 +31,7 @@ def test_scores_equal_the_transcription(k, chunk_elements, monkeypatch):
     bank, queries = generator.normal(size=(60, 5)), generator.normal(size=(11, 5))
     labels = generator.integers(0, 4, 60)
     tensors = torch.from_numpy(bank), torch.from_numpy(labels), torch.from_numpy(queries)
-    chunks = list(knn_scores(*tensors, classes=4, k=k, temperature=0.07))
-    covered = np.concatenate([np.arange(11)[rows] for rows, _ in chunks])
-    assert covered.tolist() == list(range(11))
-    found = torch.cat([scores for _, scores in chunks]).numpy()
+    found = knn_scores(*tensors, classes=4, k=k, temperature=0.07).numpy()
     expected = scores_by_hand(bank, labels, queries, 4, k, 0.07)
     np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected, rtol=1e-9, atol=1e-12)
 
@@ -42,16 +39,14 @@ def test_scores_equal_the_transcription(k, chunk_elements, monkeypatch):
 def test_a_low_temperature_does_not_overflow():
     """exp(1 / 0.001) is beyond float32; the nearest neighbour decides alone."""
     bank = torch.eye(3)
-    ((_, scores),) = knn_scores(bank, torch.tensor([2, 0, 1]), bank, classes=3, k=3, temperature=0.001)
+    scores = knn_scores(bank, torch.tensor([2, 0, 1]), bank, classes=3, k=3, temperature=0.001)
     assert scores.isfinite().all()
     assert scores.argmax(1).tolist() == [2, 0, 1]
 
 
+@torch.no_grad()
 def test_k_is_capped_by_the_training_images():
-    """24 images cannot give 200 neighbours; the result says how many were asked. Colours are found."""
-    outcome = NearestNeighbours(batch_size=8, temperature=0.001).run(drawn_session())
-    assert {stage["k"] for stage in outcome.stages.values()} == {24}
-    assert outcome.stages["res2"]["top1"] == 100.0
-    for options in (dict(k=0), dict(temperature=0.0)):
-        with pytest.raises(ValueError, match="it must be above 0"):
-            NearestNeighbours(**options)
+    """24 images cannot give 200 neighbours; the result says how many voted. Colours are found."""
+    stages, _ = nearest_neighbours(small_features(), synthetic_data(), k=200, temperature=0.001, batch_size=8)
+    assert {stage["k"] for stage in stages.values()} == {24}
+    assert stages["res2"]["top1"] == 100.0

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 
 from pretrain.encoders import build_encoder
-from pretrain.eval.results import accuracy_rows, evaluated
+from pretrain.eval.evaluate import accuracy_rows, evaluated
 from pretrain.results.method import describe_method, epochs_per_unit, random_identity, setting_of_config
 from pretrain.results.store import EVALUATION, new_record, write_record
 from tests.conftest import ROOT

@@ -1,29 +1,33 @@
-"""The encoder that is read out: loading, pooling, and the guard that it stays bit-identical."""
+"""The encoder that is evaluated: loading, pooling, extraction, and the guard that it stays bit-identical."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoints import RECORD_KEY
-from pretrain.eval.encoders import (
-    SUPERVISED_FILES,
+from pretrain.errors import RunFailedError
+from pretrain.eval.features import (
     EncoderChangedError,
     PooledFeatures,
     block_names,
-    choose_stages,
+    extract_both,
+    extract_features,
+    find_device,
     frozen,
     load_encoder,
-    pretraining_image_size,
     source_of_weights,
     weights_sha256,
 )
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.results.method import foreign_method, random_identity
+from tests.pretrain.eval.synthetic import PixelFeatures, small_features, synthetic_data
 from tests.pretrain.eval.written import identity_of_config
+from tests.pretrain.processes import run_in_processes
 
 SMALL = dict(type="resnet18", stem="small")
 
@@ -79,13 +83,13 @@ def test_pooled_features_are_means_of_the_learners_maps(encoder):
     learner = LocalContrastiveLearner(SMALL, "simclr").eval()
     learner.encoder.load_state_dict(encoder.state_dict())
     images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-    pooled = PooledFeatures(encoder.eval(), choose_stages(encoder, "all"))
+    pooled = PooledFeatures(encoder.eval(), tuple(encoder.stages))
     found = pooled(images)
     expected = {name: maps.mean((2, 3)) for name, maps in learner(images).items()}
     assert {name: x.shape[1] for name, x in found.items()} == pooled.widths == dict(res2=64, res3=128, res4=256, res5=512)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name])
-    assert list(PooledFeatures(encoder, choose_stages(encoder, "last"))(images)) == ["res5"]
+    assert list(PooledFeatures(encoder, ("res5",))(images)) == ["res5"]
 
 
 def test_bfloat16_features_are_close_and_come_in_float32(encoder):
@@ -122,20 +126,9 @@ def test_the_guard_fires(encoder, change):
             encoder.layer1[0].conv1.weight[0, 0, 0, 0] += 1e-6
 
 
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [("loco_resnet50_imagenet", 224), ("loco_resnet18_cifar10", 32), ("loco_resnet18_demo", 40)],
-)
-def test_the_size_of_the_pretraining_is_found_in_its_setting(config, expected):
-    """Of views made by the data set as well as on the device; nothing is guessed where there is none."""
-    assert pretraining_image_size(identity_of_config(f"pretrain/{config}.py")["setting"]) == expected
-    assert pretraining_image_size(dict(encoder=SMALL)) is None
-
-
 def test_supervised_weights_are_known_by_their_hash():
-    """The paper's file and torchvision's newer ones, whatever they are called; all else is somebody's file."""
-    (name,) = SUPERVISED_FILES
-    assert source_of_weights(name.removeprefix("resnet50-").removesuffix(".pth") + "0" * 56) == "supervised"
+    """The paper's file and torchvision's newer ones, whatever they are called."""
+    assert source_of_weights("19c8e357" + "0" * 56) == "supervised"
     assert source_of_weights("f37072fd" + "0" * 56) == "supervised"  # resnet18-f37072fd.pth
     assert source_of_weights("0" * 64) == "file"
 
@@ -159,3 +152,57 @@ def test_blocks_are_pooled_in_the_same_pass(encoder):
     encoder((images.float() - pooled.mean) / pooled.std)
     for name, expected in seen.items():
         torch.testing.assert_close(found[name], expected)
+
+
+def extract_pixels(corrupt: int):
+    """Features of 101 images in this process's share of the work, gathered."""
+    dataset = synthetic_data(train=101, corrupt=[corrupt]).train_images()
+    found = extract_features(PixelFeatures(), dataset, 8, 0, torch.device("cpu"))
+    return found.features["grid"].numpy(), found.labels.numpy(), found.corrupt
+
+
+def test_features_keep_the_sets_order():
+    """Row i is image i; a corrupt image has no row."""
+    features, labels, corrupt = extract_pixels(corrupt=50)
+    dataset = synthetic_data(train=101).train_images()
+    kept = np.delete(np.arange(101), 50)
+    images = torch.stack([torch.from_numpy(np.asarray(dataset.source.load(i))).permute(2, 0, 1) for i in kept])
+    np.testing.assert_allclose(features, PixelFeatures()(images)["grid"].numpy(), rtol=1e-6)
+    assert labels.tolist() == dataset.source.labels[kept].tolist()
+    assert corrupt == 1
+
+
+def extract_in_process():
+    """Features of 101 images, and how many this process ran at once with a batch of 8 for all processes together."""
+    pooled, sizes = small_features(), []
+    pooled.encoder.conv1.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    extract_both(pooled, synthetic_data(train=16, test=2), 8)
+    return extract_pixels(50), max(sizes)
+
+
+@pytest.mark.slow
+def test_processes_share_the_extraction(tmp_path):
+    """Two processes with 101 images, one of them corrupt, gather what one process has, in batches of half the size."""
+    expected, at_once = extract_in_process()
+    assert at_once == 8
+    for (features, labels, corrupt), at_once in run_in_processes(extract_in_process, 2, tmp_path):
+        assert at_once == 4
+        np.testing.assert_allclose(features, expected[0], rtol=1e-6)
+        assert labels.tolist() == expected[1].tolist()
+        assert corrupt == 1
+
+
+def test_features_of_a_diverged_encoder_are_refused():
+    """By every protocol that extracts them."""
+    pooled = small_features()
+    torch.nn.init.constant_(pooled.encoder.conv1.weight, float("nan"))
+    with pytest.raises(RunFailedError, match="not finite"):
+        extract_both(pooled, synthetic_data(), 8)
+
+
+def test_devices_are_checked():
+    """As torch names them."""
+    assert find_device("cpu") == torch.device("cpu")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device '{name}' cannot be used"):
+            find_device(name)
