@@ -89,7 +89,7 @@ def check_content(content: dict[str, Any], masks: bool = True) -> tuple[Issues, 
 
     Returns:
         The issues, and counts: images, annotations, categories, and where these have no fatal issues images without
-        annotations, crowd regions and usable objects: those of some area that are no crowd.
+        annotations, crowd regions and usable objects: those of some area that are not a crowd.
     """
     issues = Issues()
     counts = {section: len(content[section]) for section in ("images", "annotations", "categories")}

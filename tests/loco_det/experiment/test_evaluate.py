@@ -34,7 +34,7 @@ VAL = "annotations/instances_val2017.json"
 
 @pytest.fixture(scope="module")
 def config(synthetic_root):
-    """The demo's config on the small drawn set; its backbone file does not exist. Tests must not change it."""
+    """The demo's config on the small synthetic set; its backbone file does not exist. Tests must not change it."""
     resolved = Config.fromfile(str(ROOT / CONFIG), import_custom_modules=False)
     use_data_root(resolved, str(synthetic_root))
     resolved.pretrained.checkpoint = "no/backbone.pth"
@@ -166,7 +166,7 @@ def diverged(content):
     ],
 )
 def test_a_checkpoint_of_another_detector_is_refused(change, message, config, checkpoint, tmp_path):
-    """Nothing is loaded in part; classes of equal number are told apart by name."""
+    """Nothing is loaded in part; classes of equal number are distinguished by name."""
     content = torch.load(checkpoint, weights_only=True)
     change(content)
     torch.save(content, tmp_path / "changed.pth")

@@ -276,7 +276,7 @@ def test_impossible_boxes_are_refused(roi: list[float], message: str) -> None:
         mmcv_ops.roi_align_forward(**roi_align_arguments(rois=torch.tensor([roi]).float()))
 
 
-def test_unknown_kernel_names_itself_and_the_mend() -> None:
+def test_unknown_kernel_names_itself_and_the_fix() -> None:
     """Any other kernel exists, as mmcv.ops demands, and says what to do once it is called."""
     kernels = mmcv_ops.TorchvisionKernels()
     with pytest.raises(RuntimeError, match="deform_conv_forward.*no compiled.*MMCV_WITH_OPS=1"):
@@ -325,7 +325,7 @@ def test_real_extension_is_left_alone(mmcv_folder: Path) -> None:
 
 
 def test_broken_extension_is_replaced_with_a_warning(mmcv_folder: Path) -> None:
-    """An extension built for another torch does not load; the user is told why."""
+    """An extension built for another torch does not load; the warning says why."""
     broken = "raise ImportError('undefined symbol: _ZN5torch', name='mmcv._ext')\n"
     (mmcv_folder / "_ext.py").write_text(broken)
     with pytest.warns(UserWarning, match="undefined symbol: _ZN5torch"):
