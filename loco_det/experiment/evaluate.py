@@ -79,7 +79,7 @@ def evaluate_checkpoint(
         exists; and ``per_class``: ``bbox`` and ``segm`` -> class -> AP.
 
     Raises:
-        ValueError: the data are missing or broken, the file is no checkpoint, or of another encoder, other classes or
+        ValueError: the data are missing or broken, the file is not a checkpoint, or of another encoder, other classes or
             another architecture than the config's, predictions cannot be written, or several processes were started that do
             not share the images; or as :class:`loco_det.evaluation.coco_ap.CocoAP`.
     """
