@@ -28,6 +28,6 @@ def test_nothing_needs_the_repository(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(packed)}
     found = subprocess.run([sys.executable, "-c", script], cwd=empty, env=env, capture_output=True, text=True, check=True)
     assert all(file.startswith(str(packed)) for file in found.stdout.split())
-    finished = subprocess.run([sys.executable, "-m", "pytest", "-m", "not slow", "-n", "0", "-p", "no:cacheprovider", *TESTS],
-                              cwd=empty, env=env, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-n", "0", "-p", "no:cacheprovider", *TESTS]
+    finished = subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout

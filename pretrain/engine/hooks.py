@@ -20,6 +20,7 @@ from mmengine.registry import HOOKS
 from torch import Tensor
 from tqdm import tqdm
 
+from pretrain.data.dataset import MAX_CORRUPT_SHARE, check_corrupt
 from pretrain.distributed.comm import rank, world_size
 from pretrain.engine.checkpoints import (
     RANDOM_STATES_KEY,
@@ -277,58 +278,32 @@ def _way_back(work_dir: str) -> str:
             "cause, lower the learning rate or lengthen the warm-up, in a new --work-dir")
 
 
-class TooManyCorruptImagesError(RunFailedError):
-    """More images than the configured share are corrupt."""
-
-
 @HOOKS.register_module()
 class CorruptImagesHook(Hook):
-    """Reports corrupt images, each once, and stops the run when they are too many.
-
-    The data set replaces such an image and flags it in its ``corrupt`` tensor (shared with its workers); its name is
-    ``sample_name(index)``. What the processes met is put together: the main one reports it, and all of them stop at once.
+    """Lets :func:`pretrain.data.dataset.check_corrupt` log corrupt images and stop the run when they are too many.
 
     Args:
         max_share: largest tolerated share of the data set, 0 to 1.
-        interval: iterations between two looks at the flags; the last iteration of every epoch has one, too.
+        interval: iterations between two checks; the last iteration of every epoch has one, too.
     """
 
-    def __init__(self, max_share: float = 0.01, interval: int = 20) -> None:
+    def __init__(self, max_share: float = MAX_CORRUPT_SHARE, interval: int = 20) -> None:
         self.max_share = max_share
         self.interval = interval
         self._reported: set[int] = set()
 
     def before_train(self, runner) -> None:
-        """Reports what the data set already met while it was built (a cache, say); raises as below."""
+        """Reports what the data set already met while it was built (a cache, for example)."""
         self._check(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Reports what the workers met meanwhile, before a checkpoint of this iteration is written.
-
-        Raises:
-            TooManyCorruptImagesError: in all processes.
-        """
+        """Reports what the workers met meanwhile, before a checkpoint of this iteration is written."""
         epoch_ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
         if epoch_ends or self.every_n_train_iters(runner, self.interval):
             self._check(runner)
 
     def _check(self, runner) -> None:
-        dataset = runner.train_dataloader.dataset
-        flags = dataset.corrupt.clone()  # (len,) uint8; workers may set more of the data set's own meanwhile
-        all_reduce(flags, op="max")
-        found = set(flags.nonzero().flatten().tolist())
-        new = found - self._reported
-        if not new:
-            return
-        self._reported |= new
-        for index in sorted(new):
-            runner.logger.warning(f"skipped a corrupt image: {dataset.sample_name(index)} "
-                                  f"({len(self._reported)} of {len(dataset)} so far)")
-        if len(self._reported) > self.max_share * len(dataset):
-            raise TooManyCorruptImagesError(
-                f"{len(self._reported)} of {len(dataset)} images are corrupt, more than the tolerated share of "
-                f"{self.max_share:g} (max_share of CorruptImagesHook); the last is {dataset.sample_name(max(new))}"
-            )
+        self._reported = check_corrupt(runner.train_dataloader.dataset, self._reported, self.max_share)
 
 
 @HOOKS.register_module()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from pretrain.data.decoding import CorruptImageError
-from pretrain.data.sources import ImageSource
+from pretrain.data.sources import ImageDataset
 from pretrain.encoders.resnet import build_resnet
 from pretrain.eval.data import LabelledData
 from pretrain.eval.session import Session
@@ -23,7 +23,7 @@ from pretrain.eval.session import Session
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [210, 210, 40], [210, 40, 210], [40, 210, 210]])
 
 
-class ColouredSource(ImageSource):
+class ColouredSource(ImageDataset):
     """Noisy images of one colour a class; the colour tells the class.
 
     Args:
@@ -43,11 +43,11 @@ class ColouredSource(ImageSource):
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         return f"drawn image {index}"
 
     def load(self, index: int) -> Image.Image:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         if index in self._broken:
             raise CorruptImageError(f"{self.name(index)} is broken")
         noise = np.random.default_rng([self._seed, index]).integers(-40, 41, (16, 16, 3))
