@@ -18,7 +18,7 @@ from pretrain.engine.backbone_file import export_backbone
 from pretrain.eval.evaluate import Readout, read_out
 from pretrain.eval.knn import NearestNeighbours
 from pretrain.figures.curves import draw_curves
-from pretrain.figures.unit_layout import read_model, rule_layout
+from pretrain.figures.unit_text import read_model, rule_layout
 from pretrain.results.formats import numbers, table_text
 from pretrain.results.store import read_rows
 from pretrain.results.table import results_table

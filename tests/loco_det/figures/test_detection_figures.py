@@ -16,6 +16,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import loco_det.register  # noqa: F401  isort: skip
+from pretrain.figures.class_style import CLASS_COLORS, class_color, class_marker, is_dark
+
 from loco_det.datasets.annotations import load_annotations
 from loco_det.datasets.splits import select_image_ids
 from loco_det.experiment.evaluate import evaluate_checkpoint
@@ -24,7 +26,6 @@ from loco_det.experiment.inputs import use_data_root
 from loco_det.figures.detections import CHARACTER, LINE, MAX_COVERED, _label_places, _overlap, draw_detections
 from loco_det.figures.predictions import VAL_ANNOTATIONS, annotated_objects, find_detector, predict
 from pretrain.engine.work_dir import init_work_dir
-from pretrain.figures.class_style import CLASS_COLORS, class_color, class_marker, is_dark
 from pretrain.figures.style import save_figure
 from pretrain.results.store import DETECTION, new_record
 from tests.conftest import ROOT, assert_one_line_error

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from loco_det.demo import _report_line
-from loco_det.report import render
 from loco_det.report.blocks import Commands, Section, duration_text, shown_path, text_table
 from loco_det.report.commands import commands, recorded_command
 from loco_det.report.contents import report_contents
 from loco_det.report.figures import draw
-from loco_det.report.runs import FAILED, FINISHED, UNFINISHED, options_text, read_inputs
 from loco_det.report.sorting import numeric_columns, sort_number
 from loco_det.report.step_logs import last_error
 from loco_det.report.tables import result_tables
+
+from loco_det.demo import _report_line
+from loco_det.report import render
+from loco_det.report.runs import FAILED, FINISHED, UNFINISHED, options_text, read_inputs
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.detection_runs import identity, write_run
 from tests.loco_det.report.experiment import demo_identity, edit, write_detection, write_linear, write_pretraining
