@@ -5,7 +5,7 @@
     python tools/pretrain.py configs/pretrain/loco_resnet18_folder.py --data-root my/images --work-dir work_dirs/mine
     python tools/pretrain.py CONFIG --resume                            # continue from the last checkpoint
     python tools/pretrain.py CONFIG --show-units                        # draw the learning rule, train nothing
-    torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet_100e.py --data-root imagenet
+    torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet.py --data-root imagenet
     srun python tools/pretrain.py CONFIG --launcher slurm --resume      # one task a GPU
 
 The batch size of a config is that of all processes together.
@@ -43,11 +43,9 @@ def main() -> str:
 
         return units_as_text(model_of_config(config))
     from pretrain.distributed.comm import find_launcher
-    from pretrain.run import pretrain, use_data_root
+    from pretrain.run import pretrain
 
-    if args.data_root:
-        use_data_root(config, args.data_root)
-    return str(pretrain(config, resume=args.resume, launcher=args.launcher or find_launcher()))
+    return str(pretrain(config, resume=args.resume, data_root=args.data_root, launcher=args.launcher or find_launcher()))
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def _readout_like(args: argparse.Namespace, file: str, first: Mapping[str, Any] 
         first: the record of the first file; None for the first file itself.
         options: of :class:`~pretrain.eval.evaluate.Readout`.
     """
-    from pretrain.engine.backbone_file import read_backbone
+    from pretrain.engine.checkpoints import read_backbone
     from pretrain.eval.encoders import RANDOM
 
     readout = _readout(args, file, **options)

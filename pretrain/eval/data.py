@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,25 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from pretrain.data.dataset import KeyedSampler, SampleKey
+from pretrain.data.dataset import KeyedSampler, SampleKey, seed_generator
 from pretrain.data.decoding import CorruptImageError
-from pretrain.data.image_files import ImageFiles
-from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
-from pretrain.data.tar_shards import TarShards
+from pretrain.data.shards import TarShards
+from pretrain.data.sources import ImageDataset, ImageFiles, build_source, default_splits, labelled
 from pretrain.data.views import CROP_RATIO
 from pretrain.distributed import comm
-from pretrain.errors import RunFailedError
 
 RESIZE_RATIO = 256 / 224  # short side over crop, in the test views of ImageNet's customary protocol
 MIN_SCALE = 0.08
-NO_LABEL = -1  # of images that cannot be decoded
-MAX_CORRUPT_SHARE = 0.01
+NO_LABEL = -1  # of corrupt images
 
 
 class TrainView:
@@ -77,7 +72,7 @@ class CentreView:
 class LabelledImages(Dataset):
     """Views of labelled images with their labels; a view is a function of its key alone.
 
-    An image that cannot be decoded becomes a grey one with the label -1, which trains and counts nothing.
+    A corrupt image becomes a grey one with the label -1, which trains and counts nothing.
 
     Args:
         source: images and labels.
@@ -88,7 +83,7 @@ class LabelledImages(Dataset):
         corrupt: ``(len(source),)`` uint8 in shared memory, 1 where decoding failed in any worker.
     """
 
-    def __init__(self, source: ImageSource, indices: np.ndarray, view: TrainView | CentreView) -> None:
+    def __init__(self, source: ImageDataset, indices: np.ndarray, view: TrainView | CentreView) -> None:
         self.source, self.indices, self.view = source, indices, view
         self.corrupt = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
@@ -99,6 +94,10 @@ class LabelledImages(Dataset):
     def labels(self) -> np.ndarray:
         """``(len,)`` int64."""
         return self.source.labels[self.indices]
+
+    def load(self, index: int) -> Image.Image:
+        """The source's image ``index``."""
+        return self.source.load(index)
 
     def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
         """The set's indices into the source in a random order, the source's own way of it."""
@@ -113,8 +112,7 @@ class LabelledImages(Dataset):
         except CorruptImageError:
             self.corrupt[key.index] = 1
             image, label = Image.new("RGB", (32, 32), "grey"), NO_LABEL
-        entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
-        torch.default_generator.manual_seed(int(entropy[0]))
+        seed_generator(key)
         return self.view(image), label
 
 
@@ -142,8 +140,8 @@ class LabelledData:
         record: what they are, as plain data.
     """
 
-    train: ImageSource
-    test: ImageSource
+    train: ImageDataset
+    test: ImageDataset
     train_indices: np.ndarray
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -215,7 +213,7 @@ def name_and_options(source: str | Mapping) -> tuple[str, dict[str, Any]]:
     return source["type"], {key: value for key, value in source.items() if key != "type"}
 
 
-def fingerprint(sets: Iterable[ImageSource], data_root: str | Path) -> str:
+def fingerprint(sets: Iterable[ImageDataset], data_root: str | Path) -> str:
     """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of the sets.
 
     It distinguishes data sets of one name; pixels are not looked at.
@@ -230,7 +228,7 @@ def fingerprint(sets: Iterable[ImageSource], data_root: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _check_disjoint(train: ImageSource, test: ImageSource, train_split: str, test_split: str) -> None:
+def _check_disjoint(train: ImageDataset, test: ImageDataset, train_split: str, test_split: str) -> None:
     """Refuses to measure on training images, whatever names and links the splits reach them by."""
     known = set(_locations(train))
     shared = [index for index, location in enumerate(_locations(test)) if location in known]
@@ -240,7 +238,7 @@ def _check_disjoint(train: ImageSource, test: ImageSource, train_split: str, tes
                          "name other splits with --train-split and --test-split, or fix the lists")
 
 
-def _locations(source: ImageSource) -> Iterator[str]:
+def _locations(source: ImageDataset) -> Iterator[str]:
     """Where every image really lies, links followed; its name for sources that are not files."""
     if isinstance(source, ImageFiles):
         folders: dict[str, tuple[str, set[str]]] = {}  # by their names: where they really lie, and the links in them
@@ -268,7 +266,7 @@ def _links(folder: str) -> set[str]:
         return {entry.name for entry in entries if entry.is_symlink()}
 
 
-def _check_same_classes(train: ImageSource, test: ImageSource, train_split: str, test_split: str) -> None:
+def _check_same_classes(train: ImageDataset, test: ImageDataset, train_split: str, test_split: str) -> None:
     if tuple(train.classes) == tuple(test.classes):
         return
     only_train = sorted(set(train.classes) - set(test.classes))
@@ -327,21 +325,3 @@ def evaluation_loader(dataset: LabelledImages, batch_size: int, workers: int) ->
     """This process's share of the set in order; ``batch_size`` is that of one process."""
     return DataLoader(dataset, batch_size, sampler=ShardSampler(dataset), num_workers=workers,
                       pin_memory=torch.cuda.is_available())
-
-
-def check_corrupt(dataset: LabelledImages, device: torch.device) -> int:
-    """Names the images that could not be decoded so far in any process, and counts them.
-
-    Raises:
-        RunFailedError: they are more than one and more than 1% of the set, or the whole set.
-    """
-    flags = comm.max_over_ranks(dataset.corrupt.to(device, copy=True))
-    found = flags.nonzero().flatten().tolist()
-    for index in found[:10]:
-        print_log(f"skipped an image that cannot be decoded: {dataset.source.name(index)}", logger="current",
-                  level=logging.WARNING)
-    tolerated = min(max(1, int(MAX_CORRUPT_SHARE * len(dataset))), len(dataset) - 1)
-    if len(found) > tolerated:
-        raise RunFailedError(f"{len(found)} of {len(dataset)} images cannot be decoded, but {tolerated} are tolerated; "
-                             f"the first is {dataset.source.name(found[0])}")
-    return len(found)

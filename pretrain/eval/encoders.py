@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from pretrain.encoders import Encoder, build_encoder
-from pretrain.engine.backbone_file import load_into, read_backbone
-from pretrain.engine.checkpoints import CheckpointError, check_is_file
+from pretrain.engine.checkpoints import CheckpointError, check_is_file, load_into, read_backbone
 from pretrain.errors import RunFailedError
 from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD
 from pretrain.results.method import RANDOM, SUPERVISED, backbone_identity, random_identity

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pretrain.data.dataset import check_corrupt
 from pretrain.distributed import comm
-from pretrain.eval.data import CentreView, LabelledImages, check_corrupt, evaluation_loader
+from pretrain.eval.data import CentreView, LabelledImages, evaluation_loader
 from pretrain.eval.encoders import PooledFeatures
 from pretrain.eval.session import Session
 
@@ -92,4 +93,4 @@ def extract_features(
     for name in pooled.widths:
         gathered = comm.gather_in_turn(features.pop(name), len(dataset))
         features[name] = gathered if kept.all() else gathered[kept]  # no copy of features without need
-    return FeatureSet(features, labels[kept], check_corrupt(dataset, device))
+    return FeatureSet(features, labels[kept], len(check_corrupt(dataset)))

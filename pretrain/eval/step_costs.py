@@ -87,7 +87,8 @@ def count_step(step: RecordedStep) -> dict[str, Any]:
     """
     autocast = None if step.precision == "float32" else "bfloat16"  # float16 has the same sizes
     encoder = step.model["encoder"]
-    cost = step_cost(encoder, step.model, 2 * step.batch_size, step.image_size, step.recompute, autocast)
+    cost = step_cost(encoder, step.model, batch_size=step.batch_size, image_size=step.image_size,
+                     recompute=step.recompute, autocast=autocast)
     with torch.device("meta"):
         blank = build_encoder(encoder)
     units = build_units(step.model["rule"], blank.stages, allow_untrained=True)

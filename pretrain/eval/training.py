@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pretrain.data.dataset import check_corrupt
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import load_checkpoint
 from pretrain.errors import RunFailedError
 from pretrain.eval.accuracy import AccuracyCounter
-from pretrain.eval.data import NO_LABEL, CentreView, TrainView, check_corrupt, evaluation_loader, training_loader
+from pretrain.eval.data import NO_LABEL, CentreView, TrainView, evaluation_loader, training_loader
 from pretrain.eval.results import check_same_settings
 from pretrain.eval.session import Outcome, Session
 
@@ -103,13 +104,13 @@ def train_and_test(
     if state.epoch == 0:
         for _ in _with_progress(test_loader, "decoding the test set"):  # finds out before all epochs what cannot be decoded
             pass
-        check_corrupt(test_set, session.device)
+        check_corrupt(test_set)
     while state.epoch < epochs:
         _train_epoch(model, optimizer, learning_rate, loader, state, session)
         _save(model, optimizer, session, state)
     tested = evaluate(model, test_loader, session.device)
     stages = {name: dict(top1=top1, top5=top5, train_top1=state.train_top1[name]) for name, (top1, top5) in tested.items()}
-    corrupt = dict(train=state.corrupt, test=check_corrupt(test_set, session.device))
+    corrupt = dict(train=state.corrupt, test=len(check_corrupt(test_set)))
     return Outcome(stages, state.images / max(state.seconds, 1e-9), corrupt, state.earlier_s)
 
 
@@ -157,7 +158,7 @@ def _train_epoch(
     state.seconds += time.perf_counter() - started
     state.images += int(images)
     if state.epoch == 0:
-        state.corrupt = check_corrupt(loader.dataset, session.device)
+        state.corrupt = len(check_corrupt(loader.dataset))
     state.epoch += 1
     accuracies = ", ".join(f"{name} {top1:.2f}" for name, top1 in state.train_top1.items())
     print_log(f"epoch {state.epoch}: loss {mean_loss:.4f}, training accuracy in percent: {accuracies}", logger="current")

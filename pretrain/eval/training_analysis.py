@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from pretrain.costs.memory import method_options
-from pretrain.engine.backbone_file import read_backbone
+from pretrain.engine.checkpoints import read_backbone
 from pretrain.eval.encoders import RANDOM, check_exists, pretraining_image_size
 from pretrain.eval.results import record_result, result_file
 from pretrain.eval.step_costs import RecordedStep, count_step, recorded_step

@@ -11,18 +11,18 @@ import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
 
-from pretrain.data.sources import ImageSource, build_source, default_splits
+from pretrain.data.sources import ImageDataset, build_source, default_splits
 from pretrain.eval.data import CentreView, LabelledImages, fingerprint, name_and_options
 
 
-class UnlabelledImages(ImageSource):
+class UnlabelledImages(ImageDataset):
     """The images of any source as if of one class, for what needs no labels.
 
     Args:
         source: images, with labels or without.
     """
 
-    def __init__(self, source: ImageSource) -> None:
+    def __init__(self, source: ImageDataset) -> None:
         self._source = source
         self.description = source.description
         self.classes, self.labels = ("unlabelled",), np.zeros(len(source), dtype=np.int64)
@@ -31,11 +31,11 @@ class UnlabelledImages(ImageSource):
         return len(self._source)
 
     def name(self, index: int) -> str:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         return self._source.name(index)
 
     def load(self, index: int) -> Image.Image:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         return self._source.load(index)
 
 
@@ -84,7 +84,7 @@ def load_unlabelled_data(
     return UnlabelledData(UnlabelledImages(images), indices, record)
 
 
-def _open_split(source: str | Mapping, data_root: str | Path, split: str | None) -> tuple[ImageSource, str | None]:
+def _open_split(source: str | Mapping, data_root: str | Path, split: str | None) -> tuple[ImageDataset, str | None]:
     if split is not None:
         return build_source(source, data_root, split), split
     try:

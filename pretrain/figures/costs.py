@@ -40,7 +40,6 @@ PAPER_SHARES = {  # LoCo, table 6: percent by stage from the bottom up
 PAPER_GFLOPS = {"resnet50": 4.14, "presnet50": 4.16}
 # Method and mode of recomputation. Blocks that are run again are what checkpointing is to SimCLR.
 STEPS = (("simclr", "none"), (CHECKPOINTED, "none"), ("gim", "none"), ("gim", "block"), ("loco", "none"), ("loco", "block"))
-VIEWS = 2  # of every image
 BAR_WIDTH = 0.38
 PAPER_MARK = dict(color=BLACK, marker="D", markersize=3.5, markerfacecolor="white", markeredgewidth=0.8, linestyle="")
 
@@ -93,7 +92,8 @@ def draw_memory_savings(encoders: Encoders, batch_size: int = 32, image_size: in
     Raises:
         ValueError: :func:`pretrain.costs.memory.step_cost` refuses something.
     """
-    peaks = {name: [step_cost(spec, method, VIEWS * batch_size, image_size, mode).peak_bytes for method, mode in STEPS]
+    peaks = {name: [step_cost(spec, method, batch_size=batch_size, image_size=image_size, recompute=mode).peak_bytes
+                    for method, mode in STEPS]
              for name, spec in encoders.items()}
     paper = {name: PAPER_SAVINGS[name] for name in encoders if name in PAPER_SAVINGS and image_size == USUAL_SIZE}
     with figure_style():

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from loco_det.experiment.experiment import run_experiments
 from loco_det.report.render import write_report
-from pretrain.engine.backbone_file import export_backbone
+from pretrain.engine.checkpoints import export_backbone
 from pretrain.eval.evaluate import Readout, read_out
 from pretrain.eval.knn import NearestNeighbours
 from pretrain.figures.curves import draw_curves

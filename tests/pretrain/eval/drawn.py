@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from pretrain.data.decoding import CorruptImageError
-from pretrain.data.sources import ImageSource
-from pretrain.encoders import ResNetEncoder
+from pretrain.data.sources import ImageDataset
+from pretrain.encoders.resnet import build_resnet
 from pretrain.eval.data import LabelledData
 from pretrain.eval.session import Session
 
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [210, 210, 40], [210, 40, 210], [40, 210, 210]])
 
 
-class ColouredSource(ImageSource):
+class ColouredSource(ImageDataset):
     """Noisy images of one colour a class; the colour tells the class.
 
     Args:
@@ -43,11 +43,11 @@ class ColouredSource(ImageSource):
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         return f"drawn image {index}"
 
     def load(self, index: int) -> Image.Image:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         if index in self._broken:
             raise CorruptImageError(f"{self.name(index)} is broken")
         noise = np.random.default_rng([self._seed, index]).integers(-40, 41, (16, 16, 3))
@@ -80,7 +80,7 @@ def drawn_data(train: int = 24, test: int = 12, classes: int = 3, broken: Sequen
 def drawn_session(data: LabelledData | None = None, **options) -> Session:
     """A session with a small encoder, a ResNet-10, that nobody has trained."""
     torch.manual_seed(0)
-    encoder = ResNetEncoder(BasicBlock, [1, 1, 1, 1], stem="small").to(memory_format=torch.channels_last)
+    encoder = build_resnet(BasicBlock, [1, 1, 1, 1], stem="small").to(memory_format=torch.channels_last)
     return Session(encoder, tuple(encoder.stages), data or drawn_data(), image_size=16, **options)
 
 

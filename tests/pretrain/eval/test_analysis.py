@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.errors import RunFailedError
 from pretrain.eval.adam_probe import AdamLinearProbe
 from pretrain.eval.analysis import analyze_probes, analyze_spectrum

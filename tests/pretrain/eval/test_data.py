@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.data.dataset import SampleKey
+from pretrain.data.dataset import SampleKey, check_corrupt
 from pretrain.errors import RunFailedError
 from pretrain.eval.data import (
     NO_LABEL,
@@ -15,7 +15,6 @@ from pretrain.eval.data import (
     LabelledImages,
     TrainView,
     balanced_subset,
-    check_corrupt,
     evaluation_loader,
     fingerprint,
     load_labelled_data,
@@ -103,9 +102,9 @@ def test_corrupt_images_have_no_label_and_are_bounded():
         if fails:
             message = f"{len(broken)} of {size} images .*drawn image {broken[0]}"
             with pytest.raises(RunFailedError, match=message):
-                check_corrupt(dataset, torch.device("cpu"))
+                check_corrupt(dataset)
         else:
-            assert check_corrupt(dataset, torch.device("cpu")) == 1
+            assert check_corrupt(dataset) == {broken[0]}
 
 
 def test_folders_are_opened_with_their_splits(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import RECORD_KEY
+from pretrain.engine.checkpoints import RECORD_KEY
 from pretrain.eval.encoders import (
     SUPERVISED_FILES,
     EncoderChangedError,
@@ -124,7 +124,7 @@ def test_the_guard_fires(encoder, change):
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [("loco_resnet50_imagenet_800e", 224), ("loco_resnet18_cifar10", 32), ("loco_resnet18_demo", 40)],
+    [("loco_resnet50_imagenet", 224), ("loco_resnet18_cifar10", 32), ("loco_resnet18_demo", 40)],
 )
 def test_the_size_of_the_pretraining_is_found_in_its_setting(config, expected):
     """Of views made by the data set as well as on the device; nothing is guessed where there is none."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.errors import RunFailedError
 from pretrain.eval.encoders import EncoderChangedError
 from pretrain.eval.evaluate import Readout, find_device, read_out
@@ -252,7 +252,7 @@ def test_lists_and_shards_end_to_end(tmp_path, run_tool):
     root = write_class_folders(tmp_path / "colours", train=6, test=3)
     for split in ("train", "val"):
         files = sorted((root / split).rglob("*.png"))
-        (root / f"{split}.txt").write_text("".join(f"{file.relative_to(root)} {file.parent.name}\n" for file in files))
+        (root / f"{split}.txt").write_text("".join(f"{file.relative_to(root)} {file.parent.name[-1]}\n" for file in files))
     write_shards(tmp_path / "shards", train=6, test=3)
     common = ["random", "--encoder", "resnet18", "--encoder-options", "stem=small", "--image-size", "16", "--workers", "0",
               "--device", "cpu", "--stages", "last", "--k", "1"]

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from pretrain.costs.complexity import unit_macs
 from pretrain.costs.memory import step_cost
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import RECORD_KEY
+from pretrain.engine.checkpoints import RECORD_KEY
 from pretrain.eval.arguments import add_analysis_arguments, run_analyses
 from pretrain.eval.step_costs import numbers_kept
 from pretrain.eval.training_analysis import analyze_kept, analyze_memory
@@ -107,7 +107,8 @@ def test_memory_is_that_of_the_recorded_step(tmp_path):
     record = analyze_memory(str(write_checkpoint(tmp_path)))
     model = Config.fromfile(str(ROOT / "configs" / SHORT), import_custom_modules=False).to_dict()["model"]
     encoder = model["encoder"]
-    cost = step_cost(encoder, {key: model[key] for key in ("rule", "head", "objective")}, 2 * 256, 32)
+    cost = step_cost(encoder, {key: model[key] for key in ("rule", "head", "objective")}, batch_size=256,
+                     image_size=32)
     assert record["protocol"] == dict(name="memory", batch_size=256, image_size=32, recompute="none", precision="float32")
     counted = record["details"]
     assert {**asdict(cost), "optimizer_bytes": 2 * cost.optimizer_bytes}.items() <= counted.items()
