@@ -1,14 +1,15 @@
-# Two commands: `make demo` and `make test`. Both build .venv first if need be.
+# `make demo`, `make test-fast` and `make test` build .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test-fast test lint format clean
 
 help:
 	@echo "make .venv  the environment (about two minutes)"
 	@echo "make demo   pretrain, transfer to Mask R-CNN on 5 splits, print the averaged AP table (under 15 minutes)"
+	@echo "make test-fast  units, executor, objectives, data, tables (under 2 minutes)"
 	@echo "make test   the whole test suite"
-	@echo "make lint   ruff; make format lets it mend what it can"
+	@echo "make lint   ruff; make format lets it fix what it can"
 	@echo "make clean  remove the environment, the demo's results and caches"
 
 .venv: setup.py constraints.txt
@@ -20,6 +21,9 @@ help:
 
 demo: .venv
 	$(BIN)/python tools/demo.py
+
+test-fast: .venv
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow"
 
 test: .venv
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile

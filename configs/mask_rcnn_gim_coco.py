@@ -1,3 +1,3 @@
-"""Mask R-CNN on COCO, ResNet-50 pretrained with Greedy InfoMax for 100 epochs (LoCo, Table 2)."""
+"""Mask R-CNN on COCO, ResNet-50 pretrained with Greedy InfoMax (LoCo, Table 2)."""
 _base_ = ["_base_/protocol_coco.py", "_base_/pretrained_on_imagenet.py"]
-pretrained = dict(method="gim", epochs=100, checkpoint="backbones/gim_resnet50_imagenet_100e.pth")
+pretrained = dict(method="gim", checkpoint="backbones/gim_resnet50_imagenet.pth")

@@ -1,3 +1,3 @@
-"""Mask R-CNN on COCO-10K, ResNet-50 pretrained with LoCo for 100 epochs (LoCo, Table 3)."""
+"""Mask R-CNN on COCO-10K, ResNet-50 pretrained with LoCo (LoCo, Table 3)."""
 _base_ = ["_base_/protocol_coco10k.py", "_base_/pretrained_on_imagenet.py"]
-pretrained = dict(method="loco", epochs=100, checkpoint="backbones/loco_resnet50_imagenet_100e.pth")
+pretrained = dict(method="loco", checkpoint="backbones/loco_resnet50_imagenet.pth")

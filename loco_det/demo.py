@@ -6,21 +6,21 @@ progress. The tools themselves see what is finished already, and whether it is o
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from tqdm import tqdm
 
 from pretrain.engine.checkpoints import checkpoint_files
 from pretrain.engine.work_dir import write_json
+from pretrain.errors import RunFailedError
 from pretrain.results.formats import table_text
 from pretrain.results.method import shown_method
 from pretrain.results.table import Table, results_table
@@ -28,30 +28,25 @@ from pretrain.results.training_log import read_training_log
 
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ("loco", "simclr", "gim")  # the longest first, so that no core idles at the end
-POLL_SECONDS = 2.0
-LOG_TAIL_LINES = 15
-
-
-class DemoError(RuntimeError):
-    """A step failed; the message holds its command, its log file and the log's end."""
+POLL_SECONDS = 0.2
 
 
 @dataclass
 class Step:
-    """Commands run one after the other once other steps are done.
+    """A command that runs once other steps are done.
 
     Attributes:
-        name: for logs and messages.
-        commands: argument lists.
+        name: for its log and messages.
+        command: argument list.
         progress: how many units of work are done, read off the files written so far.
         total: all units of work.
         after: names of the steps it waits for.
     """
 
     name: str
-    commands: list[list[str]]
-    progress: Callable[[], int]
-    total: int
+    command: list[str]
+    progress: Callable[[], int] = lambda: 0
+    total: int = 0
     after: list[str] = field(default_factory=list)
 
 
@@ -63,7 +58,7 @@ def run_demo(work_dir: Path) -> str:
             all of it.
 
     Raises:
-        DemoError: a step failed.
+        RunFailedError: a step failed.
     """
     began = time.monotonic()
     work_dir = work_dir.resolve()
@@ -120,34 +115,26 @@ def _report_line(work_dir: Path) -> str:
 
 def demo_steps(work_dir: Path) -> list[Step]:
     """The steps of the demo, in order of preference."""
-    from mmengine.config import Config
-
-    tool = [sys.executable, "-u"]
-    steps = []
+    python, steps = [sys.executable, "-u"], []
     for rule in RULES:
         config = f"configs/pretrain/{rule}_resnet18_demo.py"
         epochs = Config.fromfile(str(ROOT / config), import_custom_modules=False).train_cfg.max_epochs
-        folder, backbone = work_dir / f"pretrain_{rule}", _backbone(work_dir, rule)
-        last = folder / f"epoch_{epochs}.pth"
-        steps.append(Step(
-            f"pretrain_{rule}",
-            [
-                [*tool, "tools/pretrain.py", config, "--work-dir", str(folder), "--resume"],
-                [*tool, "tools/export_backbone.py", str(last), str(backbone)],
-            ],
-            lambda folder=folder: _epochs_done(folder),
-            epochs,
-        ))
+        folder = work_dir / f"pretrain_{rule}"
+        pretrain = [*python, "tools/pretrain.py", config, "--work-dir", str(folder), "--resume"]
+        steps.append(Step(f"pretrain_{rule}", pretrain, lambda folder=folder: _epochs_done(folder), epochs))
+        export = [*python, "tools/export_backbone.py", str(folder / f"epoch_{epochs}.pth"), str(_backbone(work_dir, rule))]
+        steps.append(Step(f"export_{rule}", export, after=[f"pretrain_{rule}"]))
     for method in ("random", *RULES):
         name = f"mask_rcnn_{method}"
-        command = [*tool, "tools/train_det.py", f"configs/{name}_demo.py", "--work-dir", str(work_dir / name), "--resume"]
-        trained = method != "random"
+        folder, config = work_dir / name, f"configs/{name}_demo.py"
+        splits = Config.fromfile(str(ROOT / config), import_custom_modules=False).protocol.num_splits
+        train = [*python, "tools/train_det.py", config, "--work-dir", str(folder), "--resume"]
         steps.append(Step(
             name,
-            [command + (["--pretrained", str(_backbone(work_dir, method))] if trained else [])],
-            lambda folder=work_dir / name: len(list(folder.glob("split_*/run.json"))),
-            5,
-            [f"pretrain_{method}"] if trained else [],
+            train if method == "random" else [*train, "--pretrained", str(_backbone(work_dir, method))],
+            lambda folder=folder: len(list(folder.glob("split_*/run.json"))),
+            splits,
+            [] if method == "random" else [f"export_{method}"],
         ))
     return steps
 
@@ -156,44 +143,37 @@ def run_steps(steps: list[Step], log_dir: Path) -> None:
     """Runs steps side by side, as many as the cores feed, with one progress bar.
 
     Raises:
-        DemoError: a step failed; the others that run are stopped.
+        RunFailedError: a step failed; the others that run are stopped.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(4, cores)
-    threads = max(1, cores // workers)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(cores // workers), "MKL_NUM_THREADS": str(cores // workers)}
     waiting, running, done = list(steps), {}, set()
-    stop = threading.Event()
     bar = tqdm(total=sum(step.total for step in steps), file=sys.stderr, mininterval=0.1 if sys.stderr.isatty() else 30,
                bar_format="{percentage:3.0f}%|{bar}| {n}/{total} epochs and splits [{elapsed}<{remaining}]{postfix}")
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool, bar:
+    try:
         while waiting or running:
             for step in [step for step in waiting if done.issuperset(step.after)][: workers - len(running)]:
                 waiting.remove(step)
-                running[pool.submit(_run_step, step, log_dir / f"{step.name}.log", environment, stop)] = step
-            finished, _ = concurrent.futures.wait(running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                done.add(running.pop(future).name)
-                if future.exception():
-                    stop.set()
-                future.result()
-            bar.set_postfix_str(", ".join(sorted(step.name for step in running.values())), refresh=sys.stderr.isatty())
+                with open(log_dir / f"{step.name}.log", "w") as log:
+                    running[step.name] = subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                code = running.pop(name).returncode
+                if code:
+                    log = log_dir / f"{name}.log"
+                    end = log.read_text(errors="replace").strip().rpartition("\n")[2]
+                    raise RunFailedError(f"{name} failed with exit code {code}; {log} ends: {end}")
+                done.add(name)
+            bar.set_postfix_str(", ".join(sorted(running)), refresh=sys.stderr.isatty())
             bar.update(sum(min(step.total, step.progress()) for step in steps) - bar.n)
-
-
-def _run_step(step: Step, log: Path, environment: dict[str, str], stop: threading.Event) -> None:
-    with open(log, "w") as file:
-        for command in step.commands:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
-            while process.poll() is None:
-                if stop.wait(0.2):
-                    process.terminate()
-            if stop.is_set():
-                return
-            if process.returncode:
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-                raise DemoError(f"{' '.join(command[2:])} failed with exit code {process.returncode}; {log} ends:\n{tail}")
+            time.sleep(POLL_SECONDS)
+    finally:
+        bar.close()
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
 
 
 def _backbone(work_dir: Path, rule: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import command, note, tool_parser
+from pretrain.engine.cli import command, tool_parser
 
 
 @command
@@ -21,13 +21,9 @@ def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("--work-dir", default="work_dirs/demo", metavar="DIR", help="where results go")
     args = parser.parse_args()
-    from loco_det.demo import DemoError, run_demo
+    from loco_det.demo import run_demo
 
-    try:
-        return run_demo(Path(args.work_dir))
-    except DemoError as error:
-        note(str(error))  # several lines: the failed step's log
-        sys.exit(1)
+    return run_demo(Path(args.work_dir))
 
 
 if __name__ == "__main__":

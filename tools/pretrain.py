@@ -5,7 +5,7 @@
     python tools/pretrain.py configs/pretrain/loco_resnet18_folder.py --data-root my/images --work-dir work_dirs/mine
     python tools/pretrain.py CONFIG --resume                            # continue from the last checkpoint
     python tools/pretrain.py CONFIG --show-units                        # draw the learning rule, train nothing
-    torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet_100e.py --data-root imagenet
+    torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet.py --data-root imagenet
     srun python tools/pretrain.py CONFIG --launcher slurm --resume      # one task a GPU
 
 The batch size of a config is that of all processes together.

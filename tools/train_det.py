@@ -4,13 +4,13 @@
     python tools/train_det.py configs/mask_rcnn_loco_demo.py --pretrained backbones/loco.pth     # one that LoCo has trained
     python tools/train_det.py configs/mask_rcnn_loco_coco10k.py --data-root /data/coco --splits 0 1
     torchrun --nproc-per-node 8 tools/train_det.py configs/mask_rcnn_loco_coco.py                # all processes on each run
-    python tools/train_det.py configs/mask_rcnn_{simclr,gim,loco}_coco.py --gpus-per-run 8       # each run started by itself
-    python tools/train_det.py configs/mask_rcnn_*_coco1k.py --gpus-per-run 1                     # many runs at a time
+    for i in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$i python tools/train_det.py CONFIG --splits $i & done    # a split a GPU
 
-The batch size of a config is that of all processes together. A split that is finished is not run again; with --resume, one
-that was begun goes on from its last checkpoint. A run that fails does not keep the others from being carried out, except
-within torchrun or SLURM. Of several configs, each has a directory of its own below --work-dir. The log goes to stderr and to
-the work directory; the path of each experiment's run.json is printed on stdout, beside which those of its splits are.
+The batch size of a config is that of all processes together. A split that is finished is not run again, nor one that another
+process is training; with --resume, one that was begun goes on from its last checkpoint. A run that fails does not keep the
+others from being carried out, except within torchrun or SLURM. Of several configs, each has a directory of its own below
+--work-dir. The log goes to stderr and to the work directory; the path of each experiment's run.json is printed on stdout,
+beside which those of its splits are.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ def main() -> str:
     parser.add_argument("--pretrained", metavar="FILE", help="backbone file instead of the config's")
     launchers = ("none", "pytorch", "slurm")
     parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
-    parser.add_argument("--gpus-per-run", type=int, metavar="N", help="give each run N of the GPUs, many at a time")
     add_config_arguments(parser, data_root_help="folder of the detection data set, instead of the config's")
     args = parser.parse_args()
     from loco_det.experiment.inputs import detection_configs
 
     configs = detection_configs(args)  # what is missing is reported before libraries of detection are imported
-    from loco_det.experiment.launch import train_detectors
+    from loco_det.experiment.experiment import run_experiments
+    from pretrain.distributed.comm import find_launcher
 
-    return "\n".join(map(str, train_detectors(configs, args, tool=__file__)))
+    launcher = args.launcher or find_launcher()
+    return "\n".join(map(str, run_experiments(configs, args.splits, args.resume, launcher)))
 
 
 if __name__ == "__main__":

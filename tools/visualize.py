@@ -1,7 +1,7 @@
 """Draws what a run did: every sub-command writes PNG and SVG files, ready for a paper's column.
 
     python tools/visualize.py curves work_dirs/demo/pretrain_{simclr,gim,loco}
-    python tools/visualize.py units configs/pretrain/{simclr,gim,loco}_resnet50_imagenet_800e.py
+    python tools/visualize.py units configs/pretrain/{simclr,gim,loco}_resnet50_imagenet.py
     python tools/visualize.py complexity resnet50 presnet50
     python tools/visualize.py COMMAND --help
 

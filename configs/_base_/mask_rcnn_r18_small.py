@@ -1,4 +1,4 @@
-# Frozen transfer of a ResNet-18 in the small: few images of a quarter of COCO's size on two cores. Narrow pyramid and heads,
+# Frozen transfer of a ResNet-18, small-scale: few images of a quarter of COCO's size on two cores. Narrow pyramid and heads,
 # few proposals, AdamW for a few hundred iterations at batch 4; anchors and the assignment of boxes to pyramid levels (56 at
 # COCO's 800 pixels) shrink with the images. The numbers are ours: the papers have no run of this size.
 _base_ = ["./mask_rcnn.py", "./detection_runtime.py", "./coco_data.py"]

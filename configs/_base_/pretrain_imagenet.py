@@ -2,7 +2,7 @@
 # nothing, the values are SimCLR's, which the paper takes as its baseline and as its loss (sections 2 and 3.1).
 _base_ = ["./pretrain_runtime.py"]
 
-train_cfg = dict(max_epochs=100)  # Tables 2 and 3 ("100 epochs"), Tables 4, 5 and 7 ("all entries"); 800 in section 5.1
+train_cfg = dict(max_epochs=100)  # Tables 2 and 3 ("100 epochs"), 4, 5, 7 ("all entries"); 800 in section 5.1
 # Precision is the model's, and so in each config (bases cannot share a key). The paper names none. bfloat16 has float32's
 # range and halves the activations' memory; weights, LARS, batch norm's statistics and losses stay in float32, and all rules
 # are run alike. channels_last is the layout that tensor cores read. Without: model.autocast=None model.channels_last=False.

@@ -3,5 +3,5 @@ model = dict(
     type="LocalContrastiveLearner",
     rule=dict(type="loco"),
     head=dict(conv_blocks=1, downsample=True, mlp_layers=2, out_channels=128),  # LoCo, section 5.4: one conv block
-    objective=dict(type="NTXent", temperature=0.1),  # ours: LoCo states none; see docs/protocols.md
+    objective=dict(type="NTXent", temperature=0.1),  # ours: LoCo does not state it
 )

@@ -1,4 +1,4 @@
-# The few-label protocol (LoCo, section 5.3) in the small, on real images: five splits of 200 of the 343 training images of a
+# The few-label protocol (LoCo, section 5.3), small-scale, on real images: five splits of 200 of the 343 training images of a
 # cut-out of COCO 2017, its 12 supercategories (80 classes are too many), images of a quarter of the paper's sides, a short
 # schedule. As in the paper everything is fine-tuned except conv1 and res2, with multi-scale training. The numbers are ours.
 _base_ = ["./mask_rcnn_r18_small.py"]

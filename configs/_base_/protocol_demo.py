@@ -1,4 +1,4 @@
-# The few-label protocol in the small on the embedded synthetic data set: five splits of 200 images of 128 pixels, backbone
+# The few-label protocol, small-scale, on the embedded synthetic data set: five splits of 200 images of 128 pixels, backbone
 # frozen. The numbers are ours.
 _base_ = ["./mask_rcnn_r18_small.py"]
 

@@ -2,75 +2,46 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from tqdm import tqdm
-
-from pretrain.errors import RunFailedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MIN_ITEMS_PER_WORKER = 8  # for fewer a process is not worth its start, about a second
-MAX_CHUNK = 8
 
 
 def map_in_processes(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    workers: int | None = None,
-    *,
-    description: str,
-    unit: str = "image",
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None, *, description: str
 ) -> list[Result]:
-    """``[function(item) for item in items]``, shared by worker processes, with a bar where stderr is a terminal.
-
-    The processes are spawned, which is safe beside threads and CUDA: ``function`` and items are pickled, and workers import
-    the function's module, which should therefore import little.
+    """``[function(item) for item in items]``, shared by spawned processes, with a bar where stderr is a terminal.
 
     Args:
-        function: at the top level of a module.
+        function: at the top level of a module that imports little, as workers import it.
         items: its arguments.
-        workers: how many processes; None for as many as this process may use cores and the items are worth. With one,
-            nothing is spawned.
+        workers: number of processes; None for as many as there are cores and the items are worth.
         description: what the bar says.
-        unit: what an item is.
-
-    Returns:
-        The results in the order of the items.
 
     Raises:
         ValueError: ``workers`` is less than 1.
-        RunFailedError: a worker was killed.
-        Exception: the first, in the items' order, that ``function`` raised; items that nobody has begun are left.
+        Exception: the first, in the items' order, that ``function`` raised.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; at least one is needed")
     if workers is None:
-        workers = min(usable_cores(), len(items) // MIN_ITEMS_PER_WORKER)
-    progress = functools.partial(tqdm, desc=description, total=len(items), unit=unit, file=sys.stderr, disable=None)
-    if workers <= 1 or len(items) <= 1:
-        return list(progress(map(function, items)))
-    workers = min(workers, len(items))
-    chunk = max(1, min(MAX_CHUNK, math.ceil(len(items) / (4 * workers))))
-    executor = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        return list(progress(executor.map(function, items, chunksize=chunk)))
-    except BrokenProcessPool as error:
-        raise RunFailedError(f"{description}: a worker process was killed, perhaps for want of memory; try again with fewer "
-                             f"workers than {workers}") from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(1, min(cores, len(items) // MIN_ITEMS_PER_WORKER))
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one is needed")
 
+    def with_bar(results):
+        return list(tqdm(results, desc=description, total=len(items), file=sys.stderr, disable=None))
 
-def usable_cores() -> int:
-    """Cores that this process may run on: a job of a cluster often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers == 1:
+        return with_bar(map(function, items))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return with_bar(executor.map(function, items, chunksize=MIN_ITEMS_PER_WORKER))

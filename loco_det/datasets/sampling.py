@@ -1,17 +1,23 @@
-"""The order in which a detector sees its training images: a function of the seed and the position alone, for resuming."""
+"""The order in which a detector sees its training images: a function of the seed and the position alone, for resuming.
+
+And the loop of schedules that count iterations, which takes its images in that order.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATA_SAMPLERS
+from mmengine.registry import LOOPS
 from torch.utils.data import Sampler
 
 from pretrain.data.dataset import SampleKey
 from pretrain.distributed import comm
+from pretrain.engine.loop import ResumableTrainLoop
 
 
 @DATA_SAMPLERS.register_module()
@@ -26,7 +32,7 @@ class AspectRatioSampler(Sampler):
     nothing out.
 
     Args:
-        dataset: a data set of mmdet, whose ``get_data_info`` tells widths and heights.
+        dataset: a data set of mmdet, whose ``get_data_info`` has widths and heights.
         batch_size: images a batch of this process.
         iterations: batches of the only epoch; None for epochs of one pass.
         seed: the run's seed; the same in every process.
@@ -89,3 +95,24 @@ class AspectRatioSampler(Sampler):
         order = np.argsort(np.concatenate(filled_at))[:wanted]  # batches come when they are full
         chosen = np.concatenate(batches)[order]
         return passes[chosen], indices[chosen]
+
+
+@LOOPS.register_module()
+class ResumableIterTrainLoop(ResumableTrainLoop):
+    """A :class:`~pretrain.engine.loop.ResumableTrainLoop` over a number of iterations, however many passes that is.
+
+    Args:
+        runner: the runner.
+        dataloader: config of a data loader whose sampler takes ``iterations``, as :class:`AspectRatioSampler`.
+        max_iters: iterations to train.
+        options: further arguments of mmengine's loop.
+
+    Raises:
+        ValueError: ``max_iters`` is not positive.
+    """
+
+    def __init__(self, runner, dataloader: Mapping, max_iters: int, **options: Any) -> None:
+        if max_iters < 1:
+            raise ValueError(f"train_cfg.max_iters is {max_iters}; at least 1 iteration is needed")
+        sampler = dict(dataloader["sampler"], iterations=max_iters)
+        super().__init__(runner, dict(dataloader, sampler=sampler), max_epochs=1, **options)

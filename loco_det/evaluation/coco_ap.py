@@ -1,10 +1,7 @@
 """Box and mask AP as COCO defines them, unrounded, in points, and predictions in COCO's result format.
 
 Two libraries compute it. faster-coco-eval, in C++, is the default where it is installed: its precisions are those of
-pycocotools to the last bits, on crowds, ties in score, more than 100 detections of an image, areas on a boundary and images
-without objects or detections (``tests/loco_det/test_coco_ap.py``). They differ in two things, which are refused here: at a
-segmentation that is none pycocotools breaks off, and faster-coco-eval takes it for an empty mask; with coordinates that are
-not finite, boxes match others in the one than in the other.
+pycocotools to the last bits (``tests/loco_det/evaluation/test_coco_ap.py``).
 """
 
 from __future__ import annotations
@@ -13,11 +10,12 @@ import contextlib
 import importlib.util
 import math
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pycocotools.coco
+import pycocotools.cocoeval
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS as METRIC_REGISTRY
 
@@ -49,19 +47,20 @@ def coco_ap(
     matched" and count as an error of the detector.
 
     Args:
-        ground_truth: content of an annotation file; it is not changed.
+        ground_truth: content of an annotation file, checked as :func:`loco_det.datasets.coco.load_annotations` does; it is
+            not changed.
         detections: ``{"image_id", "category_id", "score", "bbox" | "segmentation"}`` each; may be empty.
         iou_type: ``"bbox"`` or ``"segm"``.
         backend: one of ``BACKENDS``; ``"auto"`` is faster-coco-eval where it is installed, otherwise pycocotools.
 
     Raises:
-        ValueError: the backend is unknown or not installed, a mask of the ground truth is none, a box or score is not
-            finite, or a detection is of an unknown image.
+        ValueError: the backend is unknown or not installed, or a detection's box or score is not finite.
     """
     coco_class, evaluation_class = _library(backend)
-    if iou_type == "segm":
-        check_masks(ground_truth)
-    _check_entries(ground_truth, detections)
+    for detection in detections:  # the libraries rank and match them differently
+        if not all(map(math.isfinite, [detection["score"], *detection.get("bbox", ())])):
+            raise ValueError(f"a detection of image {detection['image_id']} has the score {detection['score']} and the box "
+                             f"{detection.get('bbox')}; both must be finite")
     annotations = [{**annotation, "id": i} for i, annotation in enumerate(ground_truth["annotations"], 1)]
     # with boxes in the results both libraries sort objects into small, medium and large by the box's area
     unwanted = "bbox" if iou_type == "segm" else "segmentation"
@@ -120,20 +119,6 @@ def _masks(prediction: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             for mask in prediction["masks"])
 
 
-def check_masks(ground_truth: Mapping[str, Any]) -> None:
-    """Checks that every annotation has polygons or an RLE.
-
-    Raises:
-        ValueError: one has not.
-    """
-    for annotation in ground_truth["annotations"]:
-        mask = annotation.get("segmentation")
-        first = mask[0] if isinstance(mask, list) and mask else None
-        if not isinstance(mask, dict) and not (isinstance(first, list) and len(first) >= 6):
-            raise ValueError(f"annotation {annotation['id']} has the segmentation {str(mask)[:60]}; a list of polygons of "
-                             "at least three points or an RLE is needed (tools/prepare_data.py check coco finds all such)")
-
-
 @METRIC_REGISTRY.register_module()
 class CocoAP(CocoMetric):
     """mmdet's COCO metric with :func:`coco_ap` at its end: unrounded, and 0 instead of an error without detections.
@@ -141,14 +126,14 @@ class CocoAP(CocoMetric):
     Reports ``bbox_AP`` ... ``segm_APl``, and for each class ``bbox_AP/person`` and so on.
 
     Args:
-        ann_file: the annotations; their masks are checked here, before anything is trained.
+        ann_file: the annotations.
         tasks: what the detector predicts, see :func:`loco_det.experiment.config.detector_tasks`.
         backend: see :func:`coco_ap`.
         dump: prefix of the files to write the predictions to, in COCO's result format: ``PREFIX.bbox.json`` and
             ``PREFIX.segm.json``.
 
     Raises:
-        ValueError: as :func:`coco_ap` of backend and annotations; or images of the annotations have not been evaluated.
+        ValueError: the backend is unknown or not installed; or images of the annotations have not been evaluated.
     """
 
     default_prefix = None
@@ -157,8 +142,6 @@ class CocoAP(CocoMetric):
         super().__init__(ann_file, metric=list(tasks))
         _library(backend)
         self._ground_truth: dict[str, Any] = self._coco_api.dataset
-        if "segm" in tasks:
-            check_masks(self._ground_truth)
         self._tasks = tuple(tasks)
         self._backend = backend
         self._dump = dump
@@ -169,7 +152,7 @@ class CocoAP(CocoMetric):
         lacking = {image["id"] for image in self._ground_truth["images"]} - {p["img_id"] for p in predictions}
         if lacking:
             raise ValueError(f"{len(lacking)} of {len(self._ground_truth['images'])} images have not been evaluated, "
-                             f"{min(lacking)} for one; their objects would count as missed")
+                             f"for example {min(lacking)}; their objects would count as missed")
         names = {category["id"]: category["name"] for category in self._ground_truth["categories"]}
         metrics = {}
         for task, detections in coco_results(predictions, list(names), self._tasks).items():
@@ -186,23 +169,13 @@ def _library(backend: str) -> tuple[type, type]:
     """The library's classes of annotations and of their evaluation, which have the same interface in both."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
-    installed = importlib.util.find_spec(FASTER) is not None
-    if backend == FASTER and not installed:
-        raise ValueError(f"backend {FASTER!r} is not installed; pip install faster-coco-eval, or take 'pycocotools'")
-    if backend != REFERENCE and installed:
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster
-        except ImportError as error:
-            message = f"faster-coco-eval is installed but cannot be imported ({error}); install it again"
-            if backend == FASTER:
-                raise ValueError(f"{message}, or take the backend 'pycocotools'") from error
-            warnings.warn(f"{message}; pycocotools computes AP meanwhile, more slowly", stacklevel=2)
-        else:
-            return COCO, COCOeval_faster
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    if backend != REFERENCE and importlib.util.find_spec(FASTER) is not None:
+        from faster_coco_eval import COCO, COCOeval_faster  # an optional dependency
 
-    return COCO, COCOeval
+        return COCO, COCOeval_faster
+    if backend == FASTER:
+        raise ValueError(f"backend {FASTER!r} is not installed; pip install faster-coco-eval, or take 'pycocotools'")
+    return pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval
 
 
 def _indexed(coco_class: type, ground_truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> Any:
@@ -211,18 +184,3 @@ def _indexed(coco_class: type, ground_truth: Mapping[str, Any], annotations: lis
     coco.dataset = {"info": {}, **ground_truth, "annotations": annotations}  # loadRes wants an "info"
     coco.createIndex()
     return coco
-
-
-def _check_entries(ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> None:
-    known = {image["id"] for image in ground_truth["images"]}
-    for detection in detections:
-        if detection["image_id"] not in known:
-            raise ValueError(f"a detection is of image {detection['image_id']}, which the annotations do not list; they "
-                             "must be of the same images")
-        if not math.isfinite(detection["score"]):
-            raise ValueError(f"a detection of image {detection['image_id']} has the score {detection['score']}; scores must "
-                             "be finite")
-    for kind, entries in (("an annotation", ground_truth["annotations"]), ("a detection", detections)):
-        for entry in entries:
-            if not all(map(math.isfinite, entry.get("bbox", ()))):
-                raise ValueError(f"{kind} of image {entry['image_id']} has the box {entry['bbox']}; boxes must be finite")

@@ -69,6 +69,9 @@ def split_config(
         ("val_dataloader", val_file, data["val_images"]),
     ):
         plain[key]["dataset"] |= dataset_options(ann_file, root / images, classes)
+    for step in plain["train_dataloader"]["dataset"]["pipeline"]:
+        if step["type"] == "LoadAnnotations":
+            step["with_mask"] = "segm" in detector_tasks(plain["model"])
     _share_batch(plain["train_dataloader"])
     if plain.get("autocast") == "float16":
         plain["optim_wrapper"]["type"] = "LossScalingOptimWrapper"
@@ -101,7 +104,8 @@ def detector_config(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     model["neck"]["norm_cfg"] = norm
     for _, head in _heads(model, "bbox_head", "mask_head"):
         head |= dict(num_classes=len(classes), norm_cfg=norm)
-    return dict(model, autocast=config.get("autocast"), channels_last=config.get("channels_last", False))
+    # only where set: mmdet's own detectors know neither
+    return model | {key: config[key] for key in ("autocast", "channels_last") if config.get(key)}
 
 
 def detector_tasks(model: Mapping[str, Any]) -> tuple[str, ...]:

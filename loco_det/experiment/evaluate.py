@@ -16,10 +16,10 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 
-from loco_det.datasets.annotations import category_names, derive, load_annotations
-from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
+from loco_det.datasets.cityscapes import check_ground_truth_exists
+from loco_det.datasets.coco import category_names, derive, load_annotations
 from loco_det.experiment.config import dataset_options, detector_config, detector_tasks, evaluators, measured_tasks
-from loco_det.experiment.inputs import process_problem, use_encoder
+from loco_det.experiment.inputs import check_processes, missing_data, use_encoder
 from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
 from pretrain.engine.backbone_file import check_same_encoder, state_dict_problems
@@ -78,8 +78,7 @@ def evaluate_checkpoint(
             another architecture than the config's, predictions cannot be written, or several processes were started that do
             not share the images; or as :class:`loco_det.evaluation.coco_ap.CocoAP`.
     """
-    if problem := process_problem():
-        raise ValueError(problem)
+    check_processes()
     if dump is not None:
         _check_dump(dump)
     detector = read_detector(checkpoint)
@@ -136,14 +135,13 @@ def _validation_annotations(config: Config) -> dict[str, Any]:
     """The annotations to evaluate on, checked; a synthetic set is generated where it is not there."""
     with comm.main_process_first():
         ensure_configured(config)
+    if problem := missing_data(config, "val_ann", "val_images", "official_gt"):
+        raise ValueError(problem)
     data, root = config.data, Path(config.data.root)
-    wanted = [data.val_ann, data.val_images, *filter(None, [data.get("official_gt")])]
-    missing = [str(root / path) for path in wanted if not (root / path).exists()]
-    if missing:
-        raise ValueError(f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)")
-    content = load_annotations(root / data.val_ann, root / data.val_images)
+    masks = "segm" in detector_tasks(config.model.to_dict())
+    content = load_annotations(root / data.val_ann, root / data.val_images, masks)
     if data.get("official_gt"):
-        check_official_ground_truth(root / data.official_gt, content["images"])
+        check_ground_truth_exists(root / data.official_gt, [image["file_name"] for image in content["images"]])
     return derive(content, supercategories=True) if data.supercategories else content
 
 

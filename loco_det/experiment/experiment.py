@@ -19,21 +19,18 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from loco_det.datasets.annotations import category_names, derive, load_annotations
-from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split
-from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
-from loco_det.experiment.backbone_file import check_backbone
+from loco_det.datasets.cityscapes import check_ground_truth_exists
+from loco_det.datasets.coco import category_difference, category_names, derive, load_annotations
+from loco_det.datasets.splits import select_image_ids, split_record
 from loco_det.experiment.config import Split, measured_tasks, split_config, split_dir
-from loco_det.experiment.inputs import check_files, check_splits, process_problem
-from loco_det.experiment.locks import only_one_process
-from loco_det.experiment.parts import check_buildable
+from loco_det.experiment.inputs import check_backbone, check_buildable, check_files, check_processes, check_splits
 from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import checkpoint_files, file_sha256, load_checkpoint, newest_intact
+from pretrain.engine.claim import claim_run
 from pretrain.engine.cli import note
 from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir, write_json, write_text
 from pretrain.errors import RunFailedError, RunInterrupted
@@ -68,31 +65,36 @@ class DataDescription:
     val_sha256: str
 
 
-def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = None, resume: bool = False) -> list[Path]:
+def run_experiments(
+    configs: Sequence[Config], splits: Sequence[int] | None = None, resume: bool = False, launcher: str = "none"
+) -> list[Path]:
     """Trains and evaluates every split of every config, one after the other, and writes a record of each.
 
     Args:
         configs: resolved configs with ``work_dir`` set, of the shape of ``configs/mask_rcnn_*.py``.
         splits: which of each protocol's splits to run; None for all. A split with a record is not run again.
         resume: continue a split that was begun from its last checkpoint instead of from its start.
+        launcher: ``"none"`` for a single process, or one of :data:`pretrain.distributed.comm.LAUNCHERS`, whose processes
+            share each run.
 
     Returns:
         The records of the experiments.
 
     Raises:
         ValueError: something that a run needs is missing or does not fit; before any training.
-        RunFailedError: runs have failed; the others have been carried out. In several processes the first failure ends all:
-            :mod:`loco_det.experiment.launch` keeps runs apart.
+        RunFailedError: runs have failed; the others have been carried out. In several processes the first failure ends all.
         RunInterrupted: a signal asked to stop; the run that was going on is saved.
     """
+    comm.start_processes(launcher)
     experiments = [Experiment(config, splits) for config in configs]
     failures = []
     for experiment in experiments:
-        experiment.claim()
+        experiment.prepare()
         for index in experiment.todo:
             try:
                 experiment.run_split(index, resume)
-            except RunInterrupted:
+            except RunInterrupted:  # all processes at once; one that ends with its group open may abort
+                comm.stop_processes()
                 raise
             except Exception as error:
                 failures.append(experiment.note_failure(index, error))
@@ -100,6 +102,7 @@ def run_experiments(configs: Sequence[Config], splits: Sequence[int] | None = No
                     raise
             finally:
                 _free_memory()
+    comm.stop_processes()
     if failures:
         total = sum(len(experiment.todo) for experiment in experiments)
         raise RunFailedError(f"{len(failures)} of {total} runs failed: {'; '.join(failures)}")
@@ -127,8 +130,7 @@ class Experiment:
     def __init__(self, config: Config, splits: Sequence[int] | None = None) -> None:
         self.config = config
         chosen = check_splits(config, splits)
-        if problem := process_problem():
-            raise ValueError(problem)
+        check_processes()
         with comm.main_process_first():
             ensure_configured(config)  # generates the data set where it is synthetic
         check_files(config)
@@ -139,14 +141,14 @@ class Experiment:
         self._data = comm.broadcast_from_rank0(lambda: _describe_data(config))
         self._own_config = _own_config(config, self._backbone, self._data)
         self._sha256: str = check_work_dir(config.work_dir, self._own_config)
-        finished = comm.broadcast_from_rank0(lambda: _finished_splits(config))  # others may finish one meanwhile
+        finished = comm.broadcast_from_rank0(lambda: _finished_splits(config))  # others may finish one in the meantime
         self.todo = [index for index in chosen if index not in finished]
         self._splits: dict[int, Split] = {}
         if self.todo:
             importlib.import_module(REGISTRATION)
-            check_buildable(config, self._data.classes)
+            check_buildable(split_config(config, Split(0, 0, Path("none"), 1, ""), Path("none"), self._data.classes))
 
-    def claim(self) -> None:
+    def prepare(self) -> None:
         """Makes the work directory this experiment's, and writes its record and its splits."""
         self._splits = comm.broadcast_from_rank0(self._prepare)
         _read.cache_clear()  # worker processes would come to copy it
@@ -159,8 +161,8 @@ class Experiment:
             resume: continue from its newest intact checkpoint, where there is one.
         """
         folder = split_dir(self.config, index)
-        with contextlib.ExitStack() as stack:
-            comm.broadcast_from_rank0(lambda: _lock(folder, stack))
+        with contextlib.ExitStack() as claim:
+            comm.broadcast_from_rank0(lambda: claim.enter_context(claim_run(folder)))
             self._run_split(self._splits[index], folder, resume)
 
     def _run_split(self, split: Split, folder: Path, resume: bool) -> None:
@@ -172,7 +174,6 @@ class Experiment:
             val_sha256=self._data.val_sha256,
         )
         runner = Runner.from_cfg(split_config(self.config, split, self._val_file, self._data.classes, checkpoint))
-        assert is_model_wrapper(runner.model) == (comm.world_size() > 1)
         kept = ("method", "setting", "repetition", "dataset", "classes", "config_sha256", "git_revision")
         runner.register_hook(dict(type="RecordHook", key=DETECTION,
                                   record={**{key: record[key] for key in kept}, "split": split.index}))
@@ -203,14 +204,15 @@ class Experiment:
         return Path(self.config.work_dir) / "annotations_val.json"
 
     def _prepare(self) -> dict[int, Split]:
-        """Claims the work directory and writes what all processes will read."""
+        """Writes the splits, which all processes will read, and the experiment's record."""
+        train, val = read_annotations(self.config)
+        splits = {index: _make_split(self.config, train, index) for index in self.todo}
+        if self.todo:
+            write_json(self._val_file, val)
         record = self._new_record(num_splits=self.config.protocol.num_splits, backbone=self._backbone,
                                   data_root=str(Path(self.config.data.root).resolve()))
         init_work_dir(self.config.work_dir, self._own_config, record)
-        train, val = read_annotations(self.config)
-        if self.todo:
-            write_json(self._val_file, val)
-        return {index: _make_split(self.config, train, index) for index in self.todo}
+        return splits
 
     def _new_record(self, split: int | None = None, **content: Any) -> dict[str, Any]:
         """The record of the experiment, or of one of its splits."""
@@ -265,11 +267,13 @@ def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
             protocol names, or files for Cityscapes' official evaluation are missing.
     """
     data, root = config.data, Path(config.data.root)
-    train = _read(root / data.train_ann, root / data.train_images)
-    val = _read(root / data.val_ann, root / data.val_images)
-    if category_names(train) != category_names(val):
-        raise ValueError(f"{root / data.train_ann} and {root / data.val_ann} list different categories; they must be of one "
-                         "data set")
+    masks = "segm" in measured_tasks(config)
+    train = _read(root / data.train_ann, root / data.train_images, masks)
+    val = _read(root / data.val_ann, root / data.val_images, masks)
+    difference = category_difference(category_names(train), category_names(val))
+    if difference:
+        raise ValueError(f"{root / data.train_ann} and {root / data.val_ann} list different categories ({difference}); they "
+                         "must be of one data set")
     found, expected, size = len(train["images"]), data.get("num_train_images"), config.protocol.split_size
     if size is not None and size > found:
         raise ValueError(f"splits of {size} images are asked for, but {root / data.train_ann} has only {found}; set "
@@ -279,35 +283,33 @@ def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
                          "splits would be nobody else's; get the official file, or set data.num_train_images=None and "
                          "another protocol.dataset with --cfg-options")
     if data.get("official_gt"):
-        check_official_ground_truth(root / data.official_gt, val["images"])
+        check_ground_truth_exists(root / data.official_gt, [image["file_name"] for image in val["images"]])
     if data.supercategories:
         train, val = derive(train, supercategories=True), derive(val, supercategories=True)
     return train, val
 
 
 @functools.lru_cache(maxsize=2)  # one data set's two files: experiments that follow each other mostly share them
-def _read(ann_file: Path, images: Path) -> dict[str, Any]:
-    return load_annotations(ann_file, images)
+def _read(ann_file: Path, images: Path, masks: bool) -> dict[str, Any]:
+    return load_annotations(ann_file, images, masks)
 
 
 def _make_split(config: Config, content: dict[str, Any], index: int) -> Split:
     """Writes the split's id list beside its record, and its annotation file where it is not the data set's own."""
     protocol, data = config.protocol, config.data
-    seed = split_seed(index, protocol.seed)
+    seed = protocol.seed + index
     ids = [image["id"] for image in content["images"]]
     whole = protocol.split_size is None and not data.supercategories
     if protocol.split_size is not None:
         ids = select_image_ids(ids, protocol.split_size, seed)
-    folder = split_dir(config, index)
-    write_split(folder / "image_ids.json", ids, seed)
+    folder, record, part = split_dir(config, index), split_record(ids, seed), derive(content, ids)
+    if all(annotation["iscrowd"] for annotation in part["annotations"]):
+        raise ValueError(f"split {index} has no image with an object to learn; choose a larger protocol.split_size")
+    write_json(folder / "image_ids.json", record)
     ann_file = Path(data.root) / data.train_ann if whole else folder / "annotations_train.json"
     if not whole:
-        write_json(ann_file, derive(content, ids))
-    return Split(index, seed, ann_file, len(ids), image_ids_sha256(ids))
-
-
-def _lock(folder: Path, stack: contextlib.ExitStack) -> None:
-    stack.enter_context(only_one_process(folder))
+        write_json(ann_file, part)
+    return Split(index, seed, ann_file, len(ids), record["sha256"])
 
 
 def _checkpoint_to_resume(folder: Path, resume: bool) -> tuple[Path | None, list[str]]:

@@ -1,6 +1,6 @@
-"""What the command line asks of a detection experiment, and whether all that it needs is in its place.
+"""What the command line asks of a detection experiment, and whether all that it needs fits, before anything trains.
 
-Nothing here takes seconds to import: a missing file must not wait for a detector's libraries.
+Nothing here takes seconds to import, hence the imports in functions: a missing file must not wait for torch and mmdet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pretrain.engine.cli import load_config
+from pretrain.engine.cli import load_config, note
 
 RANDOM_INIT = "random"  # the method without a checkpoint
 NEEDED_KEYS = ("model", "data", "protocol", "pretrained", "train_dataloader", "train_cfg")
@@ -87,14 +87,28 @@ def check_splits(config: Config, splits: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def process_problem() -> str | None:
-    """What is wrong where several processes were started that do not know of each other; None if nothing is."""
+def check_processes() -> None:
+    """Checks that processes which were started together know of each other.
+
+    Raises:
+        ValueError: they do not.
+    """
     from pretrain.distributed import comm
 
     if comm.world_size() == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        return (f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but every process would do all of the work alone: start them "
-                "with torchrun and without --launcher none")
-    return None
+        raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but every process would do all of the work alone: "
+                         "start them with torchrun and without --launcher none")
+
+
+def missing_data(config: Config, *keys: str) -> str | None:
+    """What is not there of the files and folders under these keys of ``data``, and where to get it; None if all is."""
+    data, missing = config.data, []
+    for key in keys:
+        if not isinstance(data.get(key), str | None):  # --cfg-options makes lists of values with commas
+            raise ValueError(f"data.{key} is {data[key]!r}, not a path; give files names without commas")
+        if data.get(key) and not (Path(data.root) / data[key]).exists():
+            missing.append(str(Path(data.root) / data[key]))
+    return f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)" if missing else None
 
 
 def check_files(config: Config) -> None:
@@ -103,12 +117,8 @@ def check_files(config: Config) -> None:
     Raises:
         ValueError: names all that is missing, and where to get it.
     """
-    data, root = config.data, Path(config.data.root)
-    wanted = [data.train_ann, data.train_images, data.val_ann, data.val_images, *filter(None, [data.get("official_gt")])]
-    missing = [str(root / path) for path in wanted if not (root / path).exists()]
-    problems = []
-    if missing and "synthetic_data" not in config:  # that one is generated
-        problems.append(f"data not found: {', '.join(missing)}. {data.hint} (or pass --data-root DIR)")
+    problem = missing_data(config, "train_ann", "train_images", "val_ann", "val_images", "official_gt")
+    problems = [problem] if problem and "synthetic_data" not in config else []  # that one is generated
     if config.pretrained.method != RANDOM_INIT:
         checkpoint = config.pretrained.get("checkpoint")
         if not checkpoint:
@@ -117,3 +127,64 @@ def check_files(config: Config) -> None:
             problems.append(f"backbone not found: {checkpoint}. {config.pretrained.hint} (or pass --pretrained FILE)")
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def check_backbone(config: Config) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Reads and tries the backbone file, so that a wrong one fails now.
+
+    A config that takes any file gets the file's encoder (in place).
+
+    Returns:
+        The identity of the pretraining (:mod:`pretrain.results.method`); and of the file ``path``, ``sha256`` and ``argv``,
+        the command line that exported it, None where the file does not say. Of random initialisation there is no file.
+
+    Raises:
+        ValueError: the file does not fit the encoder, or was trained by another rule than the config's.
+    """
+    from pretrain.encoders import build_encoder
+    from pretrain.engine.backbone_file import load_into, read_backbone
+    from pretrain.results.method import SUPERVISED, backbone_identity, random_identity
+
+    method = config.pretrained.method
+    if method == RANDOM_INIT:
+        return random_identity(_encoder(config), None), None
+    backbone = read_backbone(config.pretrained.checkpoint)
+    use_encoder(config, backbone.encoder)
+    load_into(build_encoder(_encoder(config)), backbone, expected=_encoder(config))
+    rule = backbone.meta.get("method", {}).get("rule", {}).get("type")
+    if None not in (rule, method) and rule != method:
+        raise ValueError(f"{backbone.path} was trained with the rule {rule}, but the config is one for {method}; use a "
+                         "config that takes any backbone file, such as configs/mask_rcnn_coco.py")
+    source = SUPERVISED if method == SUPERVISED else "file"
+    identity = backbone_identity(backbone.meta, backbone.path, backbone.sha256, _encoder(config), source)
+    epochs, wanted = backbone.meta.get("epoch"), config.pretrained.get("epochs")
+    if rule is None and method != SUPERVISED:
+        note(f"{backbone.path} does not say how it was trained; results are filed under {identity['method']['label']}")
+    elif None not in (epochs, wanted) and epochs != wanted:
+        note(f"{backbone.path} was trained for {epochs} epochs, not the {wanted} of the config; results are filed under "
+             f"{epochs}")
+    return identity, dict(path=str(backbone.path), sha256=backbone.sha256, argv=backbone.meta.get("argv"))
+
+
+def _encoder(config: Config) -> Any:
+    return config.model.backbone.to_dict()["encoder"]
+
+
+def check_buildable(run: Config) -> None:
+    """Builds detector and optimizer once, so that an option that does not fit is found now.
+
+    Args:
+        run: the complete config of a run; all that it names is registered.
+
+    Raises:
+        ValueError: an option does not fit.
+    """
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import MODELS, DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        detector = MODELS.build(run.model)
+        try:
+            build_optim_wrapper(detector, run.optim_wrapper)
+        except (TypeError, AttributeError, KeyError, AssertionError) as error:
+            raise ValueError(f"options of optim_wrapper do not fit: {error}") from error

@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from loco_det.datasets.annotations import derive, load_annotations
+from loco_det.datasets.coco import derive, load_annotations
 from loco_det.experiment.config import dataset_options, detector_config
 from loco_det.experiment.evaluate import REGISTRATION, check_record, load_detector, read_detector
 from pretrain.engine.checkpoints import checkpoint_files
@@ -128,7 +128,8 @@ def find_detector(path: str | Path, split: int = 0, data_root: str | Path | None
     if not images.is_dir():
         raise ValueError(f"the images that {path} was evaluated on are not in {images}; say with --data-root where the data "
                          "set is")
-    return TrainedDetector(checkpoints[0], record, config, load_annotations(annotations, images), images)
+    content = load_annotations(annotations, images, masks="segm" in record.content["tasks"])
+    return TrainedDetector(checkpoints[0], record, config, content, images)
 
 
 def _config(record: Record) -> Config:

@@ -315,7 +315,8 @@ def link_images(folder: Path, data_root: str, config: BenchmarkConfig) -> Path:
     class_folder.mkdir(parents=True)
     paths = itertools.islice(itertools.cycle(list_images(data_root)), config.batch_size * config.epoch_batches)
     for index, path in enumerate(paths):
-        os.symlink(path.resolve(), class_folder / f"{index:06d}{path.suffix.lower()}")
+        file = Path(data_root, path).resolve()
+        os.symlink(file, class_folder / f"{index:06d}{file.suffix.lower()}")
     return folder
 
 

@@ -1,14 +1,17 @@
-"""The unlabelled two-view data set and its sampler, both pure functions of (seed, epoch, index)."""
+"""The two-view data set, its sampler, and the one rule for corrupt images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+import logging
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmengine.dist import all_reduce
+from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -16,6 +19,46 @@ from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import build_source
 from pretrain.data.views import TwoViews
 from pretrain.distributed import comm
+from pretrain.errors import RunFailedError
+
+MAX_CORRUPT_SHARE = 0.01
+
+
+def check_corrupt(dataset: Dataset, reported: Collection[int] = (), max_share: float = MAX_CORRUPT_SHARE) -> set[int]:
+    """The rule for corrupt images: they are logged and skipped, and too many stop the run.
+
+    Args:
+        dataset: flags them in its ``corrupt``, ``(len,)`` uint8 in memory shared with its workers, and has a ``load(index)``
+            that raises CorruptImageError for them. The flags of all processes count.
+        reported: images that an earlier check has logged.
+        max_share: of the data set, 0 to 1. One image is always tolerated, but never all of them.
+
+    Returns:
+        The corrupt images found so far.
+
+    Raises:
+        RunFailedError: they are more than ``max_share``; in all processes.
+    """
+    flags = dataset.corrupt.clone()  # workers may set more meanwhile
+    all_reduce(flags, op="max")
+    found = set(flags.nonzero().flatten().tolist())
+    new = sorted(found.difference(reported))
+    if new and comm.rank() == 0:
+        for index in new[:10]:
+            print_log(f"skipped a corrupt image: {_reason(dataset, index)}", "current", logging.WARNING)
+        print_log(f"{len(found)} of {len(dataset)} images are corrupt so far", "current", logging.WARNING)
+    if len(found) > min(max(1, int(max_share * len(dataset))), len(dataset) - 1):
+        raise RunFailedError(f"{len(found)} of {len(dataset)} images are corrupt, more than the tolerated share of "
+                             f"{max_share:g}; the first: {_reason(dataset, min(found))}")
+    return found
+
+
+def _reason(dataset: Dataset, index: int) -> str:
+    try:
+        dataset.load(index)
+    except CorruptImageError as error:
+        return str(error)
+    return f"image {index}, which can be decoded now"
 
 
 class SampleKey(NamedTuple):
@@ -28,9 +71,9 @@ class SampleKey(NamedTuple):
 
 @DATASETS.register_module()
 class TwoViewImages(Dataset):
-    """Two random views of every image of a source; labels are neither needed nor looked at.
+    """Two random views of every image of a source; labels are not used.
 
-    An image that cannot be decoded is replaced by the next one that can, and flagged in :attr:`corrupt`.
+    A corrupt image is replaced by the next one and flagged in :attr:`corrupt`.
 
     Args:
         data_root: folder that the source reads from; by default one of images, searched recursively.
@@ -40,7 +83,7 @@ class TwoViewImages(Dataset):
         split: part of the source.
 
     Attributes:
-        source: the images, an :class:`~pretrain.data.sources.ImageSource`.
+        source: the images, an :class:`~pretrain.data.sources.ImageDataset`.
         corrupt: ``(len,)`` uint8 in shared memory, 1 where decoding failed in any worker.
 
     Raises:
@@ -65,9 +108,9 @@ class TwoViewImages(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def sample_name(self, index: int) -> str:
-        """What to call image ``index`` in messages: its path, where it has one."""
-        return self.source.name(index)
+    def load(self, index: int) -> Image.Image:
+        """The source's image ``index``."""
+        return self.source.load(index)
 
     def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
         """The order in which the source wants an epoch to be read, ``(len,)``."""
@@ -75,17 +118,13 @@ class TwoViewImages(Dataset):
 
     def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
         """``{"views": (2, 3, H, W) uint8}``, a function of the key alone."""
-        image = None
         for offset in range(len(self)):
             index = (key.index + offset) % len(self)
             image = self._cached[index] if self._cached is not None else self._decode(index)
             if image is not None:
-                break
-        if image is None:
-            raise CorruptImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
-        entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
-        torch.default_generator.manual_seed(int(entropy[0]))
-        return {"views": self.views(image)}
+                seed_generator(key)
+                return {"views": self.views(image)}
+        raise CorruptImageError(f"none of the {len(self)} images can be decoded; {_reason(self, 0)}")
 
     def _decode(self, index: int) -> np.ndarray | None:
         try:
@@ -93,6 +132,12 @@ class TwoViewImages(Dataset):
         except CorruptImageError:
             self.corrupt[index] = 1
             return None
+
+
+def seed_generator(key: SampleKey) -> None:
+    """Makes what torch's default generator draws next a function of the key alone, whichever process draws."""
+    entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
+    torch.default_generator.manual_seed(int(entropy[0]))
 
 
 @DATA_SAMPLERS.register_module()
@@ -114,8 +159,7 @@ class KeyedSampler(Sampler):
         self.seed = seed or 0
         self.epoch = 0
         self.start = 0
-        shuffle = partial(_shuffle, len(dataset))
-        self._epoch_order = getattr(dataset, "epoch_order", shuffle)
+        self._dataset = dataset
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training loop at the start of each epoch."""
@@ -125,10 +169,8 @@ class KeyedSampler(Sampler):
         return self.num_samples
 
     def __iter__(self) -> Iterator[SampleKey]:
-        order = self._epoch_order(np.random.default_rng([self.seed, self.epoch]))
+        generator = np.random.default_rng([self.seed, self.epoch])
+        own_order = getattr(self._dataset, "epoch_order", None)
+        order = own_order(generator) if own_order else generator.permutation(len(self._dataset))
         mine = order[comm.rank() :: comm.world_size()][self.start : self.num_samples]
         return (SampleKey(self.seed, self.epoch, int(index)) for index in mine)
-
-
-def _shuffle(size: int, generator: np.random.Generator) -> np.ndarray:
-    return generator.permutation(size)

@@ -41,35 +41,23 @@ class Boxes(NamedTuple):
 class BatchedTwoViews(ViewOptions):
     """:class:`~pretrain.data.views.TwoViews` for batches of equally large images, without a loop over the samples.
 
-    The transforms, their order and their distributions are those of ``TwoViews``. Two things differ: the random numbers are
-    functions of each sample's key (:func:`~pretrain.data.keyed_random.uniforms`, the view's number as stream), and pixels
-    stay float32 in [0, 1] from the crop to the end, where ``TwoViews`` rounds to 8 bits after each operation. A view
-    depends on its key and image alone, up to one of 255 levels where float32 sums come in another order (another device or
-    batch size).
+    The transforms, their order, distributions and options are those of ``TwoViews``. Two things differ: the random numbers
+    are functions of each sample's key (:func:`~pretrain.data.keyed_random.uniforms`, the view's number as stream), and
+    pixels stay float32 in [0, 1] to the end, where ``TwoViews`` rounds to 8 bits after each operation. A view depends on its
+    key and image alone, up to one of 255 levels where float32 sums come in another order (device or batch size).
 
     Nothing waits for the device. Crop and blur are products with dense matrices per sample, which suits small images: their
     cost grows with the cube of the side.
-
-    Its options, and what it refuses, are those of :class:`~pretrain.data.views.ViewOptions`.
     """
 
     @torch.no_grad()
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Two views of every image.
+        """Two views of every image, ``(N, 2, 3, size, size)`` uint8.
 
         Args:
             images: ``(N, 3, H, W)`` uint8, RGB.
             keys: ``(N, 3)`` int64 on the same device: seed, epoch and index of each.
-
-        Returns:
-            ``(N, 2, 3, size, size)`` uint8.
-
-        Raises:
-            ValueError: images or keys have another shape or type.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or len(keys) != len(images):
-            raise ValueError(f"images are {tuple(images.shape)} {images.dtype} with {len(keys)} keys; (N, 3, H, W) "
-                             "torch.uint8 and N keys are needed")
         numbers = torch.stack([uniforms(keys, sum(DRAWS), stream=view) for view in (0, 1)], dim=1)  # (N, 2, draws)
         twice = images[:, None].expand(-1, 2, -1, -1, -1)  # (N, 2, 3, H, W)
         with torch.autocast(images.device.type, enabled=False):
@@ -121,8 +109,7 @@ def crop_boxes(attempts: Tensor, place: Tensor, height: int, width: int, min_sca
     Args:
         attempts: uniform numbers ``(M, 20)``: ten for the area and ten for the ratio.
         place: uniform numbers ``(M, 2)`` for top and left.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        height, width: of the images, in pixels.
         min_scale: smallest share of the area; the largest is 1.
 
     Returns:
@@ -145,16 +132,8 @@ def crop_boxes(attempts: Tensor, place: Tensor, height: int, width: int, min_sca
 def resized_crop(images: Tensor, boxes: Boxes, flip: Tensor, size: int) -> Tensor:
     """Crops a box out of every image and resizes it bicubically with antialiasing; some are mirrored.
 
-    Equals torchvision's ``resized_crop(..., interpolation=BICUBIC, antialias=True)`` on float images; overshoots stay.
-
-    Args:
-        images: ``(M, 3, H, W)`` float.
-        boxes: one a sample.
-        flip: ``(M,)`` bool, which to mirror left to right.
-        size: side S of the result in pixels.
-
-    Returns:
-        ``(M, 3, S, S)``.
+    Equals torchvision's ``resized_crop(..., interpolation=BICUBIC, antialias=True)`` on float images ``(M, 3, H, W)``;
+    overshoots stay. ``flip`` ``(M,)`` bool says which to mirror left to right; the result is ``(M, 3, size, size)``.
     """
     rows = _resampling_matrices(boxes.top, boxes.height, torch.zeros_like(flip), images.shape[2], size)  # (M, S, H)
     columns = _resampling_matrices(boxes.left, boxes.width, flip, images.shape[3], size)  # (M, S, W)
@@ -183,13 +162,9 @@ def _cubic(x: Tensor) -> Tensor:
 def jitter_factors(numbers: Tensor, applied: Tensor, strength: float) -> Tensor:
     """ColorJitter's factors: uniform in 1 ± 0.8 strength, but not below 0, and hue shifts in ± 0.2 strength.
 
-    Args:
-        numbers: uniform numbers ``(M, 4)``.
-        applied: ``(M, 1)`` bool; the others get factors that change nothing.
-        strength: 1.0 for SimCLR's.
-
     Returns:
-        ``(M, 4)``: factors of brightness, contrast and saturation, and the hue's shift in turns.
+        ``(M, 4)`` of uniform numbers ``(M, 4)``: factors of brightness, contrast and saturation, and the hue's shift in
+        turns; where ``applied`` ``(M, 1)`` is False, factors that change nothing.
     """
     columns = []
     for operation, spread in enumerate(jitter_strengths(strength)):
@@ -203,7 +178,7 @@ def jitter_factors(numbers: Tensor, applied: Tensor, strength: float) -> Tensor:
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue of every image, in an order of its own.
 
-    Each equals torchvision's ``adjust_*`` on float images. The hue is far the dearest: it is turned once, for all samples,
+    Each equals torchvision's ``adjust_*`` on float images. The hue costs most by far: it is turned once, for all samples,
     between three steps for what comes before it and three for what comes after.
 
     Args:
@@ -254,18 +229,9 @@ def to_gray(images: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, blurred: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur with a width of its own for each image, mirrored at the border.
+    """torchvision's ``gaussian_blur``, mirrored at the border, with a ``sigma`` ``(M,)`` in pixels for each image.
 
-    Equals torchvision's ``gaussian_blur``.
-
-    Args:
-        images: ``(M, 3, S, S)``.
-        sigma: ``(M,)`` in pixels.
-        blurred: ``(M,)`` bool; the others stay as they are.
-        kernel_size: side of the kernel in pixels, odd.
-
-    Returns:
-        ``(M, 3, S, S)``.
+    Images ``(M, 3, S, S)`` stay as they are where ``blurred`` ``(M,)`` is False; the kernel's side is odd.
     """
     size, radius = images.shape[-1], kernel_size // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device)  # (K,)

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import torch
 from mmengine.registry import DATASETS, FUNCTIONS
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms.v2 import InterpolationMode
@@ -31,8 +31,7 @@ class InMemoryDataset(Dataset):
     ``collate_fn=dict(type="batched_already")``. Views are drawn by the model's
     :class:`~pretrain.data.device_views.BatchedTwoViewsPreprocessor`.
 
-    An image that cannot be decoded is replaced by the next one that can, its label with it, and flagged in
-    :attr:`corrupt`.
+    A corrupt image is replaced by the next one, its label with it, and flagged in :attr:`corrupt`.
 
     Args:
         data_root: folder that the source reads from.
@@ -66,9 +65,9 @@ class InMemoryDataset(Dataset):
         device: str = "auto",
         max_mib: float = 4096,
     ) -> None:
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size is {image_size}; a side of at least 1 pixel is needed, or None")
-        self.device = _check_device(device)
+        if device == "auto":
+            device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
         self.source = build_source(source, data_root, split)
         self.corrupt = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
         self._image_size = image_size
@@ -89,13 +88,9 @@ class InMemoryDataset(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def sample_name(self, index: int) -> str:
-        """What to call image ``index`` in messages: its path, where it has one."""
-        return self.source.name(index)
-
-    def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
-        """A full shuffle ``(len,)``, even of a source whose files read better in another order: nothing is read any more."""
-        return generator.permutation(len(self))
+    def load(self, index: int) -> Image.Image:
+        """The source's image ``index``."""
+        return self.source.load(index)
 
     def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
         """``{"images": (3, H, W) uint8, "keys": (3,) int64}``."""
@@ -120,10 +115,11 @@ class InMemoryDataset(Dataset):
         for index in range(len(self)):
             try:
                 image = self.source.load(index)
-            except CorruptImageError:
-                continue
-            return image.height, image.width
-        raise self._none_decodable()
+            except CorruptImageError as error:
+                failure = error
+            else:
+                return image.height, image.width
+        raise CorruptImageError(f"none of the {len(self)} images can be decoded; {failure}")
 
     def _decode_all(self, images: Tensor) -> None:
         """Decodes into ``images`` with several threads: PIL and file systems let the others run meanwhile."""
@@ -141,11 +137,10 @@ class InMemoryDataset(Dataset):
                 self.corrupt[index] = 1
                 continue
             if self._image_size is not None:
-                image = tv.resize(image, [self._image_size], interpolation=InterpolationMode.BICUBIC, antialias=True)
-                image = tv.center_crop(image, [self._image_size])
+                image = tv.center_crop(tv.resize(image, [self._image_size], InterpolationMode.BICUBIC), [self._image_size])
             height, width = images.shape[2:]
             if image.size != (width, height):
-                raise ValueError(f"{self.sample_name(index)} is {image.width} × {image.height}, but others are {width} × "
+                raise ValueError(f"{self.source.name(index)} is {image.width} × {image.height}, but others are {width} × "
                                  f"{height}; set image_size to bring all images to one size")
             images[index] = tv.pil_to_tensor(image)
 
@@ -153,29 +148,12 @@ class InMemoryDataset(Dataset):
         """The image that stands at each index, ``(len,)`` int64: itself, or the next one that could be decoded."""
         decodable = (self.corrupt == 0).nonzero()[:, 0]
         if not len(decodable):
-            raise self._none_decodable()
+            raise CorruptImageError(f"none of the {len(self)} images can be decoded, for example {self.source.name(0)}")
         following = torch.searchsorted(decodable, torch.arange(len(self)))
         return decodable[following % len(decodable)]
-
-    def _none_decodable(self) -> CorruptImageError:
-        return CorruptImageError(f"none of the {len(self)} images can be decoded, {self.sample_name(0)} for one")
 
 
 @FUNCTIONS.register_module()
 def batched_already(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The collate function for a data set that makes whole batches (``__getitems__``): passes them on."""
     return batch
-
-
-def _check_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device is {name!r}; 'auto', 'cpu' or 'cuda' is needed") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {name!r}; 'auto', 'cpu' or 'cuda' is needed")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch sees no GPU; use device='cpu'")
-    return device

@@ -14,9 +14,8 @@ def uniforms(keys: Tensor, count: int, stream: int = 0) -> Tensor:
     """Counter-based uniform random numbers, without any generator's state.
 
     SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014) started from a hash of the key:
-    each part is xored into the state and mixed. A number depends on its seed, epoch, index, stream and position alone, so
-    it does not matter how samples are grouped into batches or spread over processes, and nothing has to be saved to resume.
-    All arithmetic is exact, so devices agree bit for bit.
+    each part is xored into the state and mixed. A number depends on its seed, epoch, index, stream and position alone, and
+    all arithmetic is exact: batches, processes and devices agree bit for bit, and nothing has to be saved to resume.
 
     Args:
         keys: ``(N, 3)`` int64: seed, epoch and index of each sample.
@@ -25,12 +24,7 @@ def uniforms(keys: Tensor, count: int, stream: int = 0) -> Tensor:
 
     Returns:
         ``(N, count)`` float32 in [0, 1): multiples of 2^-24.
-
-    Raises:
-        ValueError: the keys have another shape or type.
     """
-    if keys.ndim != 2 or keys.shape[1] != 3 or keys.dtype != torch.int64:
-        raise ValueError(f"keys are {tuple(keys.shape)} {keys.dtype}; (N, 3) torch.int64 is needed: seed, epoch, index")
     state = torch.zeros_like(keys[:, 0])  # (N,)
     for part in (*keys.unbind(1), stream):
         state = _mix((state ^ part) + _GOLDEN_GAMMA)

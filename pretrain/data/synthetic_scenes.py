@@ -1,14 +1,12 @@
 """The scenes of the embedded default: images with the instances in them, drawn from numbers.
 
-A class is one of two outlines (disc, star) filled with one of two textures (striped,
-checkered). Neither half is enough: every outline comes with both textures and every texture with
-every outline, and the scenes hold textured patches of irregular outline and plain shapes of proper
-outline that are no objects. Colours, contrast, rotations, wave length and phase are drawn from the
-same distributions for all classes, and both textures have the same distribution of values, so that
-colour statistics carry no information: what is needed is the local pattern and the global outline.
+A class is one of two outlines (disc, star) filled with one of two textures (striped, checkered). Neither half is enough: the
+scenes also hold textured patches of irregular outline and plain shapes of proper outline that are not objects. Colours,
+contrast, rotations, wave length and phase have the same distributions for all classes, and both textures the same values, so
+that colour statistics carry no information: local pattern and global outline are needed.
 
-Each image is a pure function of (seed, image_size, split, index): sets of different length share
-their first images, and pixels are the same on every machine (see `synthetic_shapes`).
+Each image is a pure function of (seed, image_size, split, index): sets of different length share their first images, and
+pixels are the same on every machine (see `synthetic_shapes`).
 """
 
 from __future__ import annotations
@@ -21,15 +19,13 @@ from pycocotools import mask as coco_mask
 
 from pretrain.data import synthetic_shapes as shapes
 
-# Raise whenever a change alters a pixel or an annotation: sets of another version are not reused.
-VERSION = 2
-
-# Folder name -> id of its first image. COCO's ids are unique across splits, so ours are too.
+VERSION = 2  # raise whenever a change alters a pixel or an annotation: sets of another version are not reused
+# folder name -> id of its first image; COCO's ids are unique across splits, so ours are too
 SPLITS = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 LABELLED_SPLITS = ("train2017", "val2017")
 _MAX_IMAGES = 1_000_000
 
-# Ids have gaps, as COCO's have, so that code that takes ids for labels fails here, not on COCO.
+# ids have gaps, as COCO's have, so that code that takes ids for labels fails here, not on COCO
 CATEGORIES = (
     {"id": 1, "name": "striped_disc", "supercategory": "disc"},
     {"id": 2, "name": "checkered_disc", "supercategory": "disc"},
@@ -39,12 +35,9 @@ CATEGORIES = (
 CLASS_NAMES = tuple(category["name"] for category in CATEGORIES)
 
 _CROWD_MEMBER_DIAMETER = (0.07, 0.1)
-# Share of an object's whole outline that must remain visible: less is not recognisable, and an
-# object that is painted but not annotated would be a trap.
-_MIN_VISIBLE = 0.5
+_MIN_VISIBLE = 0.5  # share of an object's whole outline that must remain visible
 _PLACEMENT_TRIES = 12
-# One instance in this many is stored as compressed RLE, so that readers meet every encoding.
-_RLE_EVERY = 8
+_RLE_EVERY = 8  # one instance in this many is stored as compressed RLE, so that readers meet every encoding
 
 
 @dataclass(frozen=True)
@@ -55,8 +48,7 @@ class SyntheticConfig:
         num_train: Labelled images for training, 1 to a million.
         num_val: Labelled images for evaluation, 1 to a million.
         num_unlabeled: Images without annotations for pretraining, 0 to a million.
-        image_size: Side of the square images in pixels, 64 to 1024. Objects scale with it, the wave
-            length of textures does not.
+        image_size: Side of the square images in pixels, 64 to 1024. Objects scale with it, the wave length of textures not.
         seed: Of all randomness, at least 0.
 
     Raises:
@@ -96,7 +88,6 @@ class _Composition:
     """
 
     side: float
-
     objects: tuple[int, int]
     diameter: tuple[float, float]
     distractors: tuple[int, int]
@@ -172,10 +163,8 @@ class _Stage:
         return True
 
     def instances(self) -> list[Instance]:
-        return [
-            Instance(category_id, self.owner == index, is_crowd, look)
-            for index, (category_id, is_crowd, look) in enumerate(self.labels, start=1)
-        ]
+        return [Instance(category_id, self.owner == index, is_crowd, look)
+                for index, (category_id, is_crowd, look) in enumerate(self.labels, start=1)]
 
 
 def render_scene(config: SyntheticConfig, split: str, index: int) -> Scene:
@@ -187,16 +176,9 @@ def render_scene(config: SyntheticConfig, split: str, index: int) -> Scene:
         index: Of the image in its split, from 0; may exceed the configured number of images.
 
     Returns:
-        The scene. Everything painted that is an object is an instance, at least half of its outline
-        visible and inside the image; the rare scene in which nothing found a place has none.
-
-    Raises:
-        ValueError: The split is unknown or the index negative.
+        The scene. Everything painted that is an object is an instance, at least half of its outline visible and inside the
+        image; the rare scene in which nothing found a place has none.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
-    if index < 0:
-        raise ValueError(f"index={index}: give the image's index in its split, from 0")
     rng = np.random.default_rng([config.seed, zlib.crc32(split.encode()), index])
     composition = _SCENE if split in LABELLED_SPLITS else _OBJECT_CENTRIC
     size = round(config.image_size * composition.side)
@@ -240,8 +222,8 @@ def _choose(
 def coco_annotations(scene: Scene, image_id: int) -> list[dict]:
     """Encodes the instances of a scene as COCO annotations of image `image_id`.
 
-    Crowds and masks with holes become uncompressed RLE, every eighth other instance compressed RLE,
-    the rest polygons. Area and box (x, y, width, height) are those of the visible mask, in pixels.
+    Crowds and masks with holes become uncompressed RLE, every eighth other instance compressed RLE, the rest polygons. Area
+    and box (x, y, width, height) are those of the visible mask, in pixels.
     """
     annotations = []
     for number, instance in enumerate(scene.instances, start=1):
@@ -255,15 +237,13 @@ def coco_annotations(scene: Scene, image_id: int) -> list[dict]:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         left, top = int(columns[0]), int(rows[0])
         width, height = int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
-        annotations.append(
-            {
-                "id": image_id * 100 + number,
-                "image_id": image_id,
-                "category_id": instance.category_id,
-                "segmentation": segmentation,
-                "area": float(mask.sum()),
-                "bbox": [float(left), float(top), float(width), float(height)],
-                "iscrowd": int(instance.iscrowd),
-            }
-        )
+        annotations.append({
+            "id": image_id * 100 + number,
+            "image_id": image_id,
+            "category_id": instance.category_id,
+            "segmentation": segmentation,
+            "area": float(mask.sum()),
+            "bbox": [float(left), float(top), float(width), float(height)],
+            "iscrowd": int(instance.iscrowd),
+        })
     return annotations

@@ -1,10 +1,7 @@
 """Outlines, textures, backgrounds and painting for `pretrain.data.synthetic`.
 
-Everything here is built from operations whose result is the same on every machine: integer
-arithmetic, single IEEE additions and multiplications, and OpenCV's fixed-point rasteriser on 8-bit
-images. BLAS products, vectorised sines and OpenCV's float filters round differently from CPU to CPU
-and are avoided; what the C library computes (a cosine, an exponential) is rounded far above its
-last bit before it reaches a pixel.
+All operations give the same result on every machine: integers, single IEEE additions and multiplications, OpenCV's
+fixed-point rasteriser on 8-bit images. What the C library computes (a cosine, an exponential) is rounded before it is used.
 """
 
 from __future__ import annotations
@@ -21,8 +18,7 @@ import numpy as np
 SHAPES = ("disc", "star")
 TEXTURES = ("striped", "checkered")
 
-# Wave length of the textures in pixels, and the fewest waves across an object: with fewer, not even
-# a person tells stripes from checks.
+# wave length of the textures in pixels, and the fewest waves across an object: with fewer, stripes look like checks
 _MIN_PERIOD, _MAX_PERIOD, _MIN_WAVES = 6.0, 14.0, 3.2
 _SUBPIXEL_BITS = 4
 _SUBPIXELS = 1 << _SUBPIXEL_BITS
@@ -85,14 +81,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def sample_look(rng: np.random.Generator, shape: str, texture: str, diameter: float) -> Look:
-    """Draws colours, rotation and texture parameters; none depends on `shape` or `texture`.
-
-    Args:
-        rng: Source of randomness.
-        shape: "disc", "triangle", "star", "blob" or "bar".
-        texture: "striped", "checkered", "plain" or "blotched".
-        diameter: Diameter of the circumscribed circle, pixels.
-    """
+    """Draws colours, rotation and texture parameters; none depends on `shape` or `texture` (see :class:`Look`)."""
     rotation, orientation = float(rng.random()), float(rng.random())
     longest = min(_MAX_PERIOD, diameter / _MIN_WAVES)
     period = log_uniform(rng, min(_MIN_PERIOD, longest), longest)
@@ -114,9 +103,7 @@ def sample_look(rng: np.random.Generator, shape: str, texture: str, diameter: fl
     )
 
 
-def _sample_colours(
-    rng: np.random.Generator,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _sample_colours(rng: np.random.Generator) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Draws a mean colour and a crest; they differ in brightness, so that greyscale keeps them."""
     mean = tuple(float(value) for value in rng.integers(60, 196, size=3))
     contrast = uniform(rng, 35.0, 70.0) * (1 if rng.random() < 0.5 else -1)
@@ -124,9 +111,7 @@ def _sample_colours(
     return mean, delta
 
 
-def _unit_outline(
-    rng: np.random.Generator, shape: str, rotation: float
-) -> tuple[tuple[float, float], ...]:
+def _unit_outline(rng: np.random.Generator, shape: str, rotation: float) -> tuple[tuple[float, float], ...]:
     """The outline in the unit disc: the shape, then a squeeze along one axis, then the rotation."""
     polar = _polar_outline(rng, shape)
     squeeze = uniform(rng, 0.85, 1.0)
@@ -156,10 +141,8 @@ def _polar_outline(rng: np.random.Generator, shape: str) -> list[tuple[float, fl
     if shape == "blob":
         # No fifth harmonic: it makes rounded stars.
         waves = [(order, uniform(rng, 0.12, 0.36), float(rng.random())) for order in (2, 3, 4)]
-        radii = [
-            1 + sum(a * math.cos(2 * math.pi * (k * index / 32 + shift)) for k, a, shift in waves)
-            for index in range(32)
-        ]
+        radii = [1 + sum(a * math.cos(2 * math.pi * (k * index / 32 + shift)) for k, a, shift in waves)
+                 for index in range(32)]
         return [(index / 32, max(0.2, r / max(radii))) for index, r in enumerate(radii)]
     raise ValueError(f"unknown shape {shape!r}: use 'disc', 'triangle', 'star', 'blob' or 'bar'")
 
@@ -179,14 +162,8 @@ def _spline_weights(cells: int, length: int) -> np.ndarray:
     return weights
 
 
-def smooth_noise(
-    rng: np.random.Generator, channels: int, cells: int, height: int, width: int
-) -> np.ndarray:
-    """Draws smooth random fields with `cells` cells along each side.
-
-    Returns:
-        A float32 array (height, width, channels) in [-1, 1] (about +-0.5 for most of its pixels).
-    """
+def smooth_noise(rng: np.random.Generator, channels: int, cells: int, height: int, width: int) -> np.ndarray:
+    """Draws smooth random fields with `cells` cells along each side: float32 (height, width, channels) in [-1, 1]."""
     grid = rng.integers(-256, 257, size=(channels, cells + 2, cells + 2), dtype=np.int32)
     # An integer product: a float one goes to BLAS, whose rounding depends on the CPU.
     field = _spline_weights(cells, height) @ grid @ _spline_weights(cells, width).T
@@ -199,15 +176,11 @@ def _triangle_wave(u: np.ndarray) -> np.ndarray:
     return 4 * np.abs(u - np.floor(u + np.float32(0.5))) - 1
 
 
-def texture_field(
-    rng: np.random.Generator, look: Look, left: int, top: int, height: int, width: int
-) -> np.ndarray:
+def texture_field(rng: np.random.Generator, look: Look, left: int, top: int, height: int, width: int) -> np.ndarray:
     """Evaluates the look's texture on a window of pixels.
 
-    Stripes are one triangle wave, checks the sum of two at right angles, of the same period. The
-    sum of two uniform variables is mapped back to a uniform one, so that stripes and checks have
-    the *same* distribution of values as well as the same frequency: no first-order statistic
-    differs.
+    Stripes are one triangle wave, checks the sum of two at right angles, of the same period. The sum of two uniform
+    variables is mapped back to a uniform one, so that stripes and checks have the same distribution of values.
 
     Args:
         rng: Source of the mild warp.
@@ -243,10 +216,7 @@ def texture_field(
 def outline_points(look: Look, centre: tuple[float, float]) -> np.ndarray:
     """The outline's vertices, int32 (n, 1, 2) in 1/16 pixels, as `cv2.fillPoly` wants them."""
     scale, (left, top) = look.diameter / 2 * _SUBPIXELS, centre
-    points = [
-        (round(left * _SUBPIXELS + x * scale), round(top * _SUBPIXELS + y * scale))
-        for x, y in look.vertices
-    ]
+    points = [(round(left * _SUBPIXELS + x * scale), round(top * _SUBPIXELS + y * scale)) for x, y in look.vertices]
     return np.array(points, dtype=np.int32)[:, None, :]
 
 
@@ -263,11 +233,7 @@ def coverage(look: Look, centre: tuple[float, float], size: int) -> np.ndarray:
 
 
 def paint(
-    rng: np.random.Generator,
-    canvas: np.ndarray,
-    look: Look,
-    centre: tuple[float, float],
-    alpha: np.ndarray,
+    rng: np.random.Generator, canvas: np.ndarray, look: Look, centre: tuple[float, float], alpha: np.ndarray
 ) -> None:
     """Paints one thing over the canvas, in place.
 
@@ -308,7 +274,7 @@ def scribble(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def background(rng: np.random.Generator, size: int, distractors: tuple[int, int], contrast: float) -> np.ndarray:
-    """Draws a gradient with smooth noise at two scales, and things that are no objects (bounds of their number, inclusive).
+    """Draws a gradient with smooth noise at two scales, and distractors (bounds of their number, inclusive).
 
     Returns:
         A float32 canvas (size, size, 3), RGB, roughly in 0..255 (not clipped).
@@ -344,11 +310,7 @@ def _distractor(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    """Applies uneven illumination and mild pixel noise to a canvas, and rounds it to 8 bits.
-
-    Returns:
-        A uint8 array (size, size, 3), RGB.
-    """
+    """Applies uneven illumination and mild pixel noise to a canvas, and rounds it to uint8 (size, size, 3), RGB."""
     size = canvas.shape[0]
     light = smooth_noise(rng, 1, 2, size, size) * np.float32(0.35)
     image = canvas * (light + np.float32(uniform(rng, 0.85, 1.1)))
@@ -380,8 +342,8 @@ def mask_polygons(mask: np.ndarray) -> list[list[float]] | None:
     Returns:
         Polygons that pycocotools rasterises to exactly this mask, or None if it has holes.
     """
-    # OpenCV's contours run through pixel centres, half a pixel inside the outline that COCO means;
-    # with pixels doubled it is a quarter, which no longer moves any pixel across.
+    # OpenCV's contours run through pixel centres, half a pixel inside the outline that COCO means; with pixels doubled it is
+    # a quarter, which does not move any pixel across
     doubled = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if any(parent >= 0 for *_, parent in hierarchy[0]):

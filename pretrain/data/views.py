@@ -73,31 +73,18 @@ class TwoViews(ViewOptions):
 
     The distribution is that of torchvision's transforms of the same names. Pixels are rounded to 8 bits after each
     operation, as by PIL, from which the result of an operation differs by a few levels at most. All randomness comes from
-    torch's default generator.
-
-    Its options, and what it refuses, are those of :class:`ViewOptions`.
+    torch's default generator. Its options are those of :class:`ViewOptions`.
     """
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
-        """Draws two views.
-
-        Args:
-            image: in RGB, of PIL or ``(H, W, 3)`` uint8.
-
-        Returns:
-            ``(2, 3, size, size)`` uint8.
-
-        Raises:
-            ValueError: the image is not in RGB with 8 bits.
-        """
+        """Two views ``(2, 3, size, size)`` uint8 of an RGB image, of PIL or ``(H, W, 3)`` uint8."""
         pixels = np.asarray(image)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(f"the image is {pixels.shape} {pixels.dtype}; (H, W, 3) uint8 is needed, convert it to RGB")
         if get_worker_info() is not None:
-            # Side by side, workers have no use for more threads; torch limits its own in them, OpenCV does not.
-            cv2.setNumThreads(0)
+            cv2.setNumThreads(0)  # workers have no use for more threads; torch limits its own in them, OpenCV does not
         views = torch.empty((2, 3, self.size, self.size), dtype=torch.uint8)
-        # Two rows of numbers at once, because a call of the generator costs more than the numbers do.
+        # two rows of numbers at once, because a call of the generator costs more than the numbers do
         for view, numbers in zip(views, torch.rand(2, DRAWS, dtype=torch.float64).tolist(), strict=True):
             drawn = self._view(pixels, uniform=iter(numbers).__next__)  # (size, size, 3)
             view.copy_(torch.from_numpy(drawn).permute(2, 0, 1))
@@ -130,14 +117,9 @@ def blur_kernel_size(size: int) -> int:
 def draw_box(height: int, width: int, min_scale: float, uniform: Uniform) -> Box:
     """RandomResizedCrop's box: area uniform, aspect ratio log-uniform, the first of ten attempts that fits.
 
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        min_scale: smallest share of the area; the largest is 1.
-        uniform: source of random numbers.
-
     Returns:
-        A box within the image; the central crop of the nearest allowed ratio where no attempt fits.
+        A box within an image of ``(height, width)`` pixels that covers at least ``min_scale`` of its area; the central crop
+        of the nearest allowed ratio where no attempt fits.
     """
     low, high = CROP_RATIO
     for _ in range(CROP_ATTEMPTS):
@@ -160,16 +142,7 @@ def resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def jitter(view: np.ndarray, color_strength: float, uniform: Uniform) -> np.ndarray:
-    """ColorJitter: brightness, contrast, saturation and hue by random factors in a random order.
-
-    Args:
-        view: ``(H, W, 3)`` uint8.
-        color_strength: 1.0 for SimCLR's.
-        uniform: source of random numbers.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
-    """
+    """ColorJitter of ``(H, W, 3)`` uint8: brightness, contrast, saturation, hue by random factors in a random order."""
     *spreads, turn = jitter_strengths(color_strength)
     factors = [_between(max(0.0, 1 - spread), 1 + spread, uniform()) for spread in spreads]
     factors.append(_between(-turn, turn, uniform()))

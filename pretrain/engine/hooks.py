@@ -7,12 +7,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tqdm import tqdm
 
-from pretrain.errors import RunFailedError
+from pretrain.data.dataset import MAX_CORRUPT_SHARE, check_corrupt
 
 
 @HOOKS.register_module()
@@ -34,69 +33,32 @@ class RecordHook(Hook):
         checkpoint[self.key] = {**self.record, "epoch": meta["epoch"], "iter": meta["iter"]}
 
 
-class TooManyCorruptImagesError(RunFailedError):
-    """More images than the configured share cannot be decoded."""
-
-
 @HOOKS.register_module()
 class CorruptImagesHook(Hook):
-    """Reports images that a data set could not decode, each once, and stops the run when they are too many.
-
-    The data set replaces such an image and flags it in its ``corrupt`` tensor (shared with its workers); it names it by
-    ``sample_name(index)``. What any process met is put together: the first one reports it, and all of them stop at once.
+    """Lets :func:`pretrain.data.dataset.check_corrupt` log corrupt images and stop the run when they are too many.
 
     Args:
         max_share: largest tolerated share of the data set, 0 to 1.
-        interval: iterations between two looks at the flags; the last iteration of every epoch has one, too.
-
-    Raises:
-        ValueError: ``max_share`` is no share, or ``interval`` is not positive.
+        interval: iterations between two checks; the last iteration of every epoch has one, too.
     """
 
-    def __init__(self, max_share: float = 0.01, interval: int = 20) -> None:
-        if not 0 <= max_share <= 1:
-            raise ValueError(f"max_share of corrupt images is {max_share}; it must lie in [0, 1]")
-        if interval < 1:
-            raise ValueError(f"interval of CorruptImagesHook is {interval}; it must be at least 1")
+    def __init__(self, max_share: float = MAX_CORRUPT_SHARE, interval: int = 20) -> None:
         self.max_share = max_share
         self.interval = interval
         self._reported: set[int] = set()
 
     def before_train(self, runner) -> None:
-        """Reports what the data set already met while it was built (a cache, say).
-
-        Raises:
-            TooManyCorruptImagesError: in all processes.
-        """
+        """Reports what the data set already met while it was built (a cache, for example)."""
         self._check(runner)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Reports what the workers met meanwhile, before a checkpoint of this iteration is written.
-
-        Raises:
-            TooManyCorruptImagesError: in all processes.
-        """
+        """Reports what the workers met meanwhile, before a checkpoint of this iteration is written."""
         epoch_ends = self.end_of_epoch(runner.train_dataloader, batch_idx) or self.is_last_train_iter(runner)
         if epoch_ends or self.every_n_train_iters(runner, self.interval):
             self._check(runner)
 
     def _check(self, runner) -> None:
-        dataset = runner.train_dataloader.dataset
-        flags = dataset.corrupt.clone()  # (len,) uint8; workers may set more of the data set's own meanwhile
-        all_reduce(flags, op="max")
-        found = set(flags.nonzero().flatten().tolist())
-        new = found - self._reported
-        if not new:
-            return
-        self._reported |= new
-        for index in sorted(new):
-            runner.logger.warning(f"skipped an image that cannot be decoded: {dataset.sample_name(index)} "
-                                  f"({len(self._reported)} of {len(dataset)} so far)")
-        if len(self._reported) > self.max_share * len(dataset):
-            raise TooManyCorruptImagesError(
-                f"{len(self._reported)} of {len(dataset)} images cannot be decoded, more than the tolerated share of "
-                f"{self.max_share:g} (max_share of CorruptImagesHook); the last is {dataset.sample_name(max(new))}"
-            )
+        self._reported = check_corrupt(runner.train_dataloader.dataset, self._reported, self.max_share)
 
 
 @HOOKS.register_module()

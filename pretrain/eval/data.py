@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,24 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from pretrain.data.dataset import KeyedSampler, SampleKey
+from pretrain.data.dataset import KeyedSampler, SampleKey, seed_generator
 from pretrain.data.decoding import CorruptImageError
-from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
+from pretrain.data.sources import ImageDataset, build_source, default_splits, labelled
 from pretrain.data.views import CROP_RATIO
 from pretrain.distributed import comm
-from pretrain.errors import RunFailedError
 
 RESIZE_RATIO = 256 / 224  # short side over crop, in the test views of ImageNet's customary protocol
 MIN_SCALE = 0.08
 DEFAULT_IMAGE_SIZE = 224  # where the size of the pretraining is not recorded
 NO_LABEL = -1  # of corrupt images
-MAX_CORRUPT_SHARE = 0.01
 
 
 class TrainView:
@@ -87,12 +83,16 @@ class LabelledImages(Dataset):
         corrupt: ``(len(source),)`` uint8 in shared memory, 1 where decoding failed in any worker.
     """
 
-    def __init__(self, source: ImageSource, indices: np.ndarray, view: TrainView | CentreView) -> None:
+    def __init__(self, source: ImageDataset, indices: np.ndarray, view: TrainView | CentreView) -> None:
         self.source, self.indices, self.view = source, indices, view
         self.corrupt = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def load(self, index: int) -> Image.Image:
+        """The source's image ``index``."""
+        return self.source.load(index)
 
     def epoch_order(self, generator: np.random.Generator) -> np.ndarray:
         """The set's indices into the source in a random order, the source's own way of it."""
@@ -107,8 +107,7 @@ class LabelledImages(Dataset):
         except CorruptImageError:
             self.corrupt[key.index] = 1
             image, label = Image.new("RGB", (32, 32), "grey"), NO_LABEL
-        entropy = np.random.SeedSequence([key.seed, key.epoch, key.index]).generate_state(1, np.uint64)
-        torch.default_generator.manual_seed(int(entropy[0]))
+        seed_generator(key)
         return self.view(image), label
 
 
@@ -139,8 +138,8 @@ class LabelledData:
         record: what the sets are, as plain data.
     """
 
-    train: ImageSource
-    test: ImageSource
+    train: ImageDataset
+    test: ImageDataset
     train_indices: np.ndarray
     image_size: int
     workers: int = 0
@@ -259,7 +258,7 @@ def load_unlabelled_images(
     return LabelledImages(images, indices, CentreView(image_size)), record
 
 
-def _open_split(source: str | Mapping, data_root: str | Path, split: str | None) -> tuple[ImageSource, str | None]:
+def _open_split(source: str | Mapping, data_root: str | Path, split: str | None) -> tuple[ImageDataset, str | None]:
     if split is not None:
         return build_source(source, data_root, split), split
     try:
@@ -278,7 +277,7 @@ def _described(source: str | Mapping, data_root: str | Path) -> dict[str, Any]:
             "root": Path(data_root).resolve().name}
 
 
-def fingerprint(sets: Sequence[ImageSource], data_root: str | Path) -> str:
+def fingerprint(sets: Sequence[ImageDataset], data_root: str | Path) -> str:
     """SHA-256 over the sorted names, relative to ``data_root``, and labels of all images of the sets.
 
     It distinguishes data sets of one name; pixels are not looked at.
@@ -325,20 +324,3 @@ def default_workers() -> int:
     """As many loading processes as there are processors for each training process, 8 at most."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(1, processors // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-
-
-def check_corrupt(dataset: LabelledImages, device: torch.device) -> int:
-    """Names the corrupt images that any process has found so far, and counts them.
-
-    Raises:
-        RunFailedError: they are more than one and more than 1% of the set, or the whole set.
-    """
-    flags = comm.max_over_ranks(dataset.corrupt.to(device, copy=True))
-    found = flags.nonzero().flatten().tolist()
-    for index in found[:10]:
-        print_log(f"skipped a corrupt image: {dataset.source.name(index)}", logger="current", level=logging.WARNING)
-    tolerated = min(max(1, int(MAX_CORRUPT_SHARE * len(dataset))), len(dataset) - 1)
-    if len(found) > tolerated:
-        raise RunFailedError(f"{len(found)} of {len(dataset)} images are corrupt, but {tolerated} are tolerated; the first "
-                             f"is {dataset.source.name(found[0])}")
-    return len(found)

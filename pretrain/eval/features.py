@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from tqdm import tqdm
 
+from pretrain.data.dataset import check_corrupt
 from pretrain.distributed import comm
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.engine.backbone_file import load_into, read_backbone
 from pretrain.engine.checkpoints import CheckpointError, check_is_file
 from pretrain.errors import RunFailedError
-from pretrain.eval.data import LabelledData, LabelledImages, check_corrupt, evaluation_loader
+from pretrain.eval.data import LabelledData, LabelledImages, evaluation_loader
 from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD
 from pretrain.results.method import RANDOM, SUPERVISED, backbone_identity, random_identity
 
@@ -215,7 +216,7 @@ def extract_features(
         features[name] = gathered if kept.all() else gathered[kept]  # no copy of features without need
         if not features[name].isfinite().all():
             raise RunFailedError(f"the features of {name} are not finite; is the checkpoint of a run that diverged?")
-    return FeatureSet(features, labels[kept], check_corrupt(dataset, device))
+    return FeatureSet(features, labels[kept], len(check_corrupt(dataset)))
 
 
 def extract_both(pooled: PooledFeatures, data: LabelledData, batch_size: int) -> tuple[FeatureSet, FeatureSet]:

@@ -20,11 +20,12 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pretrain.data.dataset import check_corrupt
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import load_checkpoint
 from pretrain.engine.work_dir import differing_keys
 from pretrain.errors import RunFailedError
-from pretrain.eval.data import NO_LABEL, LabelledData, LabelledImages, check_corrupt
+from pretrain.eval.data import NO_LABEL, LabelledData, LabelledImages
 from pretrain.eval.features import FeatureSet, PooledFeatures, extract_both, progress
 
 MILESTONES = (3, 6, 9)  # tenths of the epochs after which the learning rate drops to a tenth: 30, 60 and 90 of 100
@@ -149,8 +150,7 @@ def train_on_images(
     stages = measure(model, test_loader)
     for name, found in stages.items():
         found["train_top1"] = train_top1[name]
-    device = next(model.parameters()).device
-    return stages, dict(train=check_corrupt(loader.dataset, device), test=check_corrupt(test_loader.dataset, device))
+    return stages, {name: len(check_corrupt(each.dataset)) for name, each in (("train", loader), ("test", test_loader))}
 
 
 def fit(
@@ -184,7 +184,7 @@ def fit(
     for epoch in range(first, epochs):
         train_top1 = _train_epoch(model, loader, optimizer, learning_rate, epoch)
         if epoch == first and isinstance(loader.dataset, LabelledImages):
-            check_corrupt(loader.dataset, next(model.parameters()).device)
+            check_corrupt(loader.dataset)
         _save(state, model, optimizer, epoch + 1, train_top1)
     return train_top1
 

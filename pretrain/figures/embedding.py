@@ -19,7 +19,7 @@ from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from pretrain.data.sources import ImageSource, build_source, default_splits, labelled
+from pretrain.data.sources import ImageDataset, build_source, default_splits, labelled
 from pretrain.encoders import Encoder
 from pretrain.eval.data import DEFAULT_IMAGE_SIZE, CentreView, LabelledImages, balanced_subset, default_workers
 from pretrain.eval.features import PooledFeatures, extract_features, find_device, frozen, load_encoder
@@ -163,7 +163,7 @@ def tsne(features: np.ndarray, seed: int) -> np.ndarray:
         return TSNE(init="pca", perplexity=perplexity, random_state=seed, n_jobs=1).fit_transform(reduced)
 
 
-def _choose_images(choice: ImageChoice) -> tuple[ImageSource, np.ndarray, list[int]]:
+def _choose_images(choice: ImageChoice) -> tuple[ImageDataset, np.ndarray, list[int]]:
     """The source, the images' indices, and the labels of the classes in the order of their names."""
     split = choice.split or default_splits(choice.source, choice.data_root)[1]
     source = labelled(build_source(choice.source, choice.data_root, split))

@@ -196,15 +196,16 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
 
 @pytest.mark.slow
 def test_corrupt_images_are_reported_skipped_and_bounded(image_folder, tmp_path, run_tool):
-    """One broken file of nine: reported by path and skipped where 20% are tolerated, fatal where 1% is."""
-    (image_folder / "broken.jpg").write_bytes(b"\xff\xd8\xff not an image")
+    """Two broken files of ten: reported by path and skipped where 20% are tolerated, fatal where 1% is."""
+    for name in ("broken.jpg", "empty.jpg"):
+        (image_folder / name).write_bytes(b"\xff\xd8\xff not an image")
     arguments = ["--data-root", image_folder, "--cfg-options", *SMALL, "train_cfg.max_epochs=2"]
     tolerant = run_tool("pretrain", CONFIG, "--work-dir", tmp_path / "a", *arguments, "custom_hooks.0.max_share=0.2")
     assert tolerant.returncode == 0, tolerant.stderr
-    assert f"cannot be decoded: {image_folder / 'broken.jpg'} (1 of 9 so far)" in tolerant.stderr
+    assert f"skipped a corrupt image: {image_folder / 'broken.jpg'} cannot be decoded" in tolerant.stderr
     strict = run_tool("pretrain", CONFIG, "--work-dir", tmp_path / "b", *arguments)
     assert strict.returncode not in (0, 2)
-    assert "1 of 9 images cannot be decoded, more than the tolerated share of 0.01" in strict.stderr
+    assert "2 of 10 images are corrupt, more than the tolerated share of 0.01" in strict.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """Review 3: GIM "trained sequentially", each unit to its end before the next begins; not in the paper."""
-_base_ = ["./table4_none_local.py"]
+_base_ = ["../gim_resnet50_imagenet.py"]
 epochs_per_unit = 100  # every unit as long as in simultaneous training
 train_cfg = dict(max_epochs=4 * epochs_per_unit)
 param_scheduler = [  # every unit's 100 epochs: a cosine, times 10 epochs of linear warm-up

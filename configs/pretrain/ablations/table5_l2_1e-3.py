@@ -1,3 +1,3 @@
 """Table 5, "L2 penalty (1e-3)": 66.0 % in the paper."""
-_base_ = ["../loco_resnet50_imagenet_100e.py"]
+_base_ = ["../loco_resnet50_imagenet.py"]
 model = dict(soft_sharing=dict(coefficient=1e-3))

@@ -17,9 +17,8 @@ import mmdet
 from mmdet.datasets import CityscapesDataset
 
 from loco_det.datasets import cityscapes
-from loco_det.datasets.annotations import load_annotations
-from loco_det.datasets.cityscapes import OFFICIAL_IMAGES, annotation_file, prepare_cityscapes, verify_annotations
-from pretrain.errors import RunFailedError
+from loco_det.datasets.cityscapes import OFFICIAL_IMAGES, annotation_file, check_cityscapes, prepare_cityscapes
+from loco_det.datasets.coco import load_annotations
 from tests.loco_det.datasets.cityscapes_tree import LABEL_IDS, SIZE, draw_instance_ids, ids_files, image_files, make_tree
 
 
@@ -124,7 +123,7 @@ def test_it_passes_the_check_before_training(prepared_cityscapes):
 
 @pytest.mark.slow
 def test_parallel_equals_serial(prepared_cityscapes, tree):
-    """Byte for byte; a bad image found by a worker is told as in one process."""
+    """Byte for byte; a bad image found by a worker is reported as in one process."""
     prepare_cityscapes(tree, workers=2)
     for split in OFFICIAL_IMAGES:
         assert annotation_file(tree, split).read_bytes() == annotation_file(prepared_cityscapes, split).read_bytes()
@@ -133,47 +132,17 @@ def test_parallel_equals_serial(prepared_cityscapes, tree):
         prepare_cityscapes(tree, workers=2)
 
 
-def test_summary_counts_what_is_there_and_what_is_missing(tree):
-    """Objects, group regions, images without objects; what lacks of the official sets; cities of other names."""
+def test_summary_and_what_is_missing(tree, capsys):
+    """Objects, group regions, images without objects; how many images the official set has. A split may be missing."""
     ids_files(tree, "train")[0].with_name("._aachen_000000_000019_gtFine_instanceIds.png").touch()  # macOS leaves these
-    image_files(tree, "train")[-1].unlink()
-    summary = prepare_cityscapes(tree, workers=1)
-    train, val = summary.splits
-    truth = [o for f in ids_files(tree, "val") for o in dense_objects(np.asarray(Image.open(f)))]
-    assert (train.num_images, val.num_images, val.num_empty) == (4, 5, 1)
-    assert val.objects == {name: sum(o["category_id"] == label and not o["iscrowd"] for o in truth)
-                           for label, name in LABEL_IDS.items()}
-    assert val.num_groups == sum(o["iscrowd"] for o in truth)
-    text = "\n".join(summary.lines())
-    assert "train: 2,972 of the official 2,975 images are missing (aachen 171 of 174, bochum 96 of 96, " in text
-    assert "val: 497 of the official 500" in text
-    assert "val: images of cities that this split of Cityscapes does not have: 2 (übungsstadt)" in text
-    assert "left out because their images are missing: 1 (übungsstadt/übungsstadt_000001_000000)" in text
-
-
-def test_the_official_tree_has_no_warnings():
-    """2,975 and 500 images in the official cities; one less is told."""
-    for split, total in (("train", 2975), ("val", 500)):
-        names = {f"{city}/{city}_{i:06d}_000019" for city, count in OFFICIAL_IMAGES[split].items() for i in range(count)}
-        assert len(names) == total
-        assert cityscapes._differences_from_official(split, names) == []
-        (warning,) = cityscapes._differences_from_official(split, names - {min(names)})
-        assert warning.startswith(f"1 of the official {total:,} images are missing")
-
-
-def test_a_split_may_be_missing(tree):
-    """The other one is converted, with a warning that counts the missing one."""
     shutil.rmtree(tree / "leftImg8bit" / "train")
-    shutil.rmtree(tree / "gtFine" / "train")
-    summary = prepare_cityscapes(tree, workers=1)
-    assert "train: 2,975 of the official 2,975 images are missing" in "\n".join(summary.lines())
-    assert not annotation_file(tree, "train").exists()
-    assert annotation_file(tree, "val").exists()
-
-
-def remove_instance_ids(root):
-    ids_files(root, "val")[3].unlink()
-    ids_files(root, "val")[1].unlink()
+    assert prepare_cityscapes(tree, workers=1) == [annotation_file(tree, "val")]
+    truth = [o for f in ids_files(tree, "val") for o in dense_objects(np.asarray(Image.open(f)))]
+    said = capsys.readouterr().err
+    assert "val: 5 images (1 without objects)" in said
+    assert f"car {sum(o['category_id'] == 26 and not o['iscrowd'] for o in truth)}" in said
+    assert f"{sum(o['iscrowd'] for o in truth)} group regions" in said
+    assert "train has 0 images, the official set 2,975" in said and "val has 5 images, the official set 500" in said
 
 
 def shrink(file):
@@ -182,93 +151,81 @@ def shrink(file):
     smaller.save(file)
 
 
-def truncate(file):
-    file.write_bytes(file.read_bytes()[:150])
-
-
-def save_as(file, mode):
-    Image.new(mode, SIZE[::-1]).save(file)
-
-
 def give_unknown_id(root):
     ids = draw_instance_ids(0)
     ids[5, 5] = 40001
     Image.fromarray(ids).save(ids_files(root, "val")[0])
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
+SPOILT = pytest.mark.parametrize(
+    ("spoil", "found"),
     [
-        (remove_instance_ids, "2 of 5 images in .*leftImg8bit/val have no instanceIds file, .*frankfurt_000001_000019_gt"),
-        (lambda root: shutil.rmtree(root / "gtFine"), "5 of 5 images in .*leftImg8bit/train have no instanceIds file"),
-        (lambda root: shutil.rmtree(root / "leftImg8bit"), "holds no image leftImg8bit/.*www.cityscapes-dataset.com"),
-        (lambda root: shrink(ids_files(root, "val")[2]), "000002_000019_gtFine_instanceIds.png is 64 x 48 pixels but "
-                                                         "its image .*frankfurt_000002_000019_leftImg8bit.png 128 x 96"),
-        (lambda root: shrink(image_files(root, "val")[4]), "Ids.png is 128 x 96 pixels but its image .*png 64 x 48"),
-        (lambda root: truncate(ids_files(root, "val")[0]), "_gtFine_instanceIds.png cannot be decoded"),
-        (lambda root: image_files(root, "val")[0].write_text("<html>"), "_leftImg8bit.png cannot be decoded"),
-        (lambda root: save_as(ids_files(root, "val")[0], "L"), "of mode L, not of 16-bit gray values"),
-        (lambda root: save_as(ids_files(root, "val")[0], "RGB"), "of mode RGB"),
-        (give_unknown_id, "holds the id 40001, which is of no label"),
+        (lambda root: [file.unlink() for file in ids_files(root, "val")[1:3]], "frankfurt_000001_000019_gt"),
+        (lambda root: shrink(ids_files(root, "val")[2]), "64 x 48"),
+        (lambda root: shrink(image_files(root, "val")[4]), "64 x 48"),
+        (lambda root: ids_files(root, "val")[0].write_bytes(ids_files(root, "val")[0].read_bytes()[:150]), "instanceIds"),
+        (lambda root: image_files(root, "val")[0].write_text("<html>"), "leftImg8bit.png"),
+        (lambda root: Image.new("RGB", SIZE[::-1]).save(ids_files(root, "val")[0]), "mode RGB"),
+        (give_unknown_id, "40001"),
     ],
 )
-def test_a_wrong_tree_is_refused(tree, spoil, message):
-    """Named, with the mend, and before anything is written."""
+
+
+@SPOILT
+def test_a_wrong_tree_is_refused(tree, spoil, found):
+    """With the file, and before anything is written."""
     spoil(tree)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=found):
         prepare_cityscapes(tree, workers=1)
     assert not (tree / "annotations").exists()
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda annotations: annotations[3].update(area=annotations[3]["area"] + 1), "annotation 4 of .* has a wrong area"),
-        (lambda annotations: annotations[3]["bbox"].__setitem__(2, annotations[3]["bbox"][2] + 1), "wrong bbox"),
-        (lambda annotations: annotations[3].update(category_id=77), "wrong category_id"),
-        (lambda annotations: annotations[3].update(iscrowd=1 - annotations[3]["iscrowd"]), "wrong iscrowd"),
-        (lambda annotations: annotations[3].update(segmentation=annotations[4]["segmentation"]), "annotation 4 of .* has a"),
-        (lambda annotations: annotations.pop(3), "are in no annotation"),
-    ],
-)
-def test_verification_finds_wrong_files(prepared_cityscapes, tmp_path, spoil, message):
-    """Each value is compared with the images."""
-    content = json.loads(annotation_file(prepared_cityscapes, "val").read_text())
-    spoil(content["annotations"])
-    file = tmp_path / "wrong.json"
-    file.write_text(json.dumps(content))
-    with pytest.raises(RunFailedError, match=message):
-        verify_annotations(file, prepared_cityscapes / "gtFine" / "val", workers=1)
-
-
-def test_only_verified_files_have_their_names(tree, monkeypatch):
-    """An interrupted verification and one that fails leave nothing behind, and an older file as it was."""
-    train, val = (annotation_file(tree, split) for split in ("train", "val"))
-    train.parent.mkdir()
-    train.write_text("older")
-    find_objects = cityscapes.find_objects
-    with monkeypatch.context() as patched:
-        patched.setattr(cityscapes, "find_objects", lambda ids: [{**o, "area": 1} for o in find_objects(ids)])
-        with pytest.raises(RunFailedError, match="annotations are not what .*gtFine/train says of 4 images: .* wrong area"):
-            prepare_cityscapes(tree, workers=1)
-    assert [file.name for file in train.parent.iterdir()] == [train.name] and train.read_text() == "older"
-
-    def interrupted(file, gt_dir, workers):
-        assert json.loads(file.read_text())["images"] and not file.samefile(train) and not val.exists()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(cityscapes, "verify_annotations", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            prepare_cityscapes(tree, workers=1)
-    assert [file.name for file in train.parent.iterdir()] == [train.name] and train.read_text() == "older"
-    prepare_cityscapes(tree, workers=1)
-    assert sorted(file.name for file in train.parent.iterdir()) == [train.name, val.name]
+@pytest.mark.parametrize(("folder", "found"), [("gtFine", "5 of 5 images"), ("leftImg8bit", "www.cityscapes-dataset.com")])
+def test_missing_folders_are_refused(tree, folder, found):
+    """Ground truth without images is nothing to convert, and images without ground truth cannot be."""
+    shutil.rmtree(tree / folder)
+    with pytest.raises(ValueError, match=found):
+        prepare_cityscapes(tree, workers=1)
 
 
 def test_the_folder_is_tried_before_the_conversion(tree, monkeypatch):
     """Half an hour's work is not thrown away."""
     (tree / "annotations").write_text("a file")
     monkeypatch.setattr(cityscapes, "find_objects", lambda ids: pytest.fail("converted before"))
-    with pytest.raises(ValueError, match="cannot write to .*annotations .*choose another place"):
+    with pytest.raises(ValueError, match="cannot write to .*annotations"):
         prepare_cityscapes(tree, workers=1)
+
+
+def test_check_of_a_good_tree(prepared_cityscapes):
+    """Usable; the official numbers are mentioned."""
+    check = check_cityscapes(prepared_cityscapes, workers=1)
+    assert check.is_usable and not check.issues.plain()
+    assert [file.counts["images"] for file in check.files] == [5, 5]
+    assert all(any("official" in issue.kind for issue in file.issues) for file in check.files)
+
+
+@SPOILT
+def test_check_of_a_spoilt_tree(prepared_cityscapes, tmp_path, spoil, found):
+    """Whatever became of an instanceIds file."""
+    root = shutil.copytree(prepared_cityscapes, tmp_path / "cityscapes")
+    spoil(root)
+    check = check_cityscapes(root, workers=1)
+    assert not check.is_usable
+    assert found in " ".join(check.lines())
+
+
+def test_check_of_annotations_that_are_not_of_the_tree(prepared_cityscapes, tmp_path):
+    """Images that came later, missing annotations, and categories that the official evaluation refuses after training."""
+    root = shutil.copytree(prepared_cityscapes, tmp_path / "cityscapes")
+    for file in (image_files(root, "val")[0], ids_files(root, "val")[0]):
+        shutil.copy(file, file.with_name(file.name.replace("000000", "000009")))
+    annotation_file(root, "train").unlink()
+    content = json.loads(annotation_file(root, "val").read_text())
+    content["categories"][0]["name"] = "pedestrian"
+    annotation_file(root, "val").write_text(json.dumps(content))
+    check = check_cityscapes(root, workers=1)
+    [missing] = check.issues
+    assert missing.first == [str(annotation_file(root, "train"))]
+    found = {issue.kind: issue.first for issue in check.files[0].issues}
+    assert found["images that the annotation file does not list"] == ["frankfurt/frankfurt_000009_000019_leftImg8bit.png"]
+    assert found["categories that are not among Cityscapes' 8 classes"] == ["pedestrian"]

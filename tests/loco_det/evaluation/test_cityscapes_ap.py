@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 import loco_det.register  # noqa: F401  isort: skip
 from mmdet.evaluation import CocoMetric
@@ -27,7 +26,6 @@ from mmengine.structures import InstanceData
 from torchvision.ops import masks_to_boxes
 
 from loco_det.datasets.cityscapes import CLASSES, annotation_file
-from loco_det.evaluation.cityscapes_ap import check_official_ground_truth
 from tests.loco_det.datasets.cityscapes_tree import SIZE, draw_instance_ids, ids_files, make_tree, write_pair
 
 
@@ -43,9 +41,9 @@ def annotations(root):
         return COCO(str(annotation_file(root, "val")))
 
 
-def make_metric(root, classes=CLASSES, **kwargs):
+def make_metric(root, classes=CLASSES):
     """As a config names it."""
-    metric = METRICS.build(dict(type="CityscapesAP", ground_truth=str(root / "gtFine" / "val"), classes=classes, **kwargs))
+    metric = METRICS.build(dict(type="CityscapesAP", ground_truth=str(root / "gtFine" / "val"), classes=classes))
     metric.dataset_meta = dict(classes=classes)
     return metric
 
@@ -148,19 +146,6 @@ def test_half_of_the_objects_scores_less(root, annotations):
     assert 20 < evaluate(make_metric(root), samples)["official_AP"] < 80
 
 
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_cocos_ap_of_the_ground_truth_is_100(annotations, iou_type):
-    """On the converted file, group regions being crowds."""
-    keys = ("image_id", "category_id", "bbox", "segmentation")
-    found = [{key: a[key] for key in keys} | {"score": 0.9} for a in annotations.anns.values() if not a["iscrowd"]]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(annotations, annotations.loadRes(found), iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1, abs=1e-12)
-
-
 def test_noisy_predictions_score_what_cityscapesscripts_says(root, annotations, tmp_path, monkeypatch):
     """Wrong classes, duplicates, empty masks, false positives on group regions and unlabelled pixels; to the last digit."""
     monkeypatch.chdir(tmp_path)  # evaluateImgLists writes there
@@ -189,12 +174,6 @@ def test_processes_share_the_images(root, annotations):
     assert shares[0].compute_metrics(collected) == evaluate(make_metric(root), samples)
 
 
-def test_workers_change_nothing(root, annotations):
-    """The same number from two processes as from one."""
-    samples = noisy_samples(root, annotations)
-    assert evaluate(make_metric(root, workers=2), samples) == evaluate(make_metric(root, workers=1), samples)
-
-
 def test_no_file_is_left(root, annotations, tmp_path, monkeypatch):
     """Neither in the current folder nor among the temporary ones, nor in cityscapesscripts' global settings."""
     temporary, current = tmp_path / "temporary", tmp_path / "current"
@@ -218,53 +197,22 @@ def test_nothing_found_and_nothing_there(root, annotations, tmp_path):
     assert all(isinstance(value, np.float64) and math.isnan(value) for value in ap.values())
 
 
-def test_missing_ground_truth_is_told_before_training(root, annotations, tmp_path):
-    """How many, the first, and where to get it; a complete folder passes."""
-    images = list(annotations.imgs.values())
-    check_official_ground_truth(root / "gtFine" / "val", images)
-    copied = shutil.copytree(root, tmp_path / "copied")
-    ids_files(copied, "val")[1].unlink()
-    with pytest.raises(ValueError, match="of 1 of 5 images is missing, .*frankfurt_000001_000019_gtFine_instanceIds.png"):
-        check_official_ground_truth(copied / "gtFine" / "val", images)
-    with pytest.raises(ValueError, match="image a/b.jpg is not named <city>/<name>_leftImg8bit.png"):
-        check_official_ground_truth(root, [dict(file_name="a/b.jpg", width=1, height=1)])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (Image.new("I;16", SIZE), "_gtFine_instanceIds.png is 96 x 128 pixels, but its image is annotated as 128 x 96"),
-        (Image.new("L", SIZE[::-1]), "is an image of mode L, not of 16-bit gray values"),
-        (b"<html>", "_gtFine_instanceIds.png cannot be decoded"),
-    ],
-    ids=["transposed", "gray", "no image"],
-)
-def test_unfit_ground_truth_is_told_before_training(root, annotations, tmp_path, content, message):
-    """By the header alone."""
-    copied = shutil.copytree(root, tmp_path / "copied")
-    file = ids_files(copied, "val")[1]
-    file.write_bytes(content) if isinstance(content, bytes) else content.save(file)
-    with pytest.raises(ValueError, match=message):
-        check_official_ground_truth(copied / "gtFine" / "val", annotations.imgs.values())
-
-
 def test_truncated_ground_truth_is_named(root, annotations, tmp_path):
-    """Its header is whole, so that only the evaluation finds it."""
+    """With its file."""
     copied = shutil.copytree(root, tmp_path / "copied")
     file = ids_files(copied, "val")[1]
     file.write_bytes(file.read_bytes()[:300])
-    check_official_ground_truth(copied / "gtFine" / "val", annotations.imgs.values())
     with pytest.raises(ValueError, match="frankfurt_000001_000019_gtFine_instanceIds.png cannot be decoded"):
         evaluate(make_metric(copied), perfect_samples(copied, annotations))
 
 
 def test_bad_predictions_are_refused(root, annotations, tmp_path):
     """Other classes, images without ground truth, masks of another size: never a number."""
-    with pytest.raises(ValueError, match="class 'vehicle' is none of those that the Cityscapes benchmark evaluates"):
+    with pytest.raises(ValueError, match="class 'vehicle'"):
         make_metric(root, classes=("person", "vehicle"))
     samples = perfect_samples(root, annotations)
-    with pytest.raises(ValueError, match="of 5 of 5 images is missing"):
+    with pytest.raises(ValueError, match="_gtFine_instanceIds.png"):
         evaluate(make_metric(tmp_path), samples)
     samples[0]["pred_instances"]["masks"] = samples[0]["pred_instances"]["masks"][:, :50]
-    with pytest.raises(ValueError, match="is 128 x 96 pixels, but masks of 128 x 50 are predicted"):
+    with pytest.raises(ValueError, match="128 x 96 .* 128 x 50"):
         evaluate(make_metric(root), samples)

@@ -8,7 +8,6 @@ import importlib.util
 import io
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ import loco_det.register  # noqa: F401  isort: skip
 from mmdet.registry import METRICS as METRIC_REGISTRY
 
 from loco_det.evaluation import coco_ap as module
-from loco_det.evaluation.coco_ap import BACKENDS, FASTER, METRICS, REFERENCE
+from loco_det.evaluation.coco_ap import FASTER, METRICS, REFERENCE
 from tests.conftest import ROOT
 
 COCO_MINI = ROOT / "data" / "coco_mini" / "annotations" / "instances_val2017.json"
@@ -267,48 +266,13 @@ def test_without_objects_nothing_is_defined(ground_truth, backend):
         assert all(math.isnan(value) for value in ap.values())
 
 
-@pytest.mark.parametrize("segmentation", [[], [[]], [[5, 5, 10, 10]], [5, 5, 15, 5, 15, 15], None], ids=str)
-def test_masks_that_are_none_are_refused(ground_truth, segmentation):
-    """pycocotools ends in a traceback, faster-coco-eval takes them for empty masks."""
-    first, *others = ground_truth["annotations"]
-    content = {**ground_truth, "annotations": [{**first, "segmentation": segmentation}, *others]}
-    with pytest.raises(ValueError, match=f"annotation {first['id']} has the segmentation"):
-        coco_ap(content, perfect(ground_truth), "segm")
-
-
-def test_impossible_detections_are_refused(ground_truth):
-    """A score that is not finite, whose rank would be anything; an image of another set."""
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_detections_that_are_not_finite_are_refused(ground_truth, value):
+    """The libraries' numbers would differ."""
     first, *others = perfect(ground_truth)
-    with pytest.raises(ValueError, match="has the score nan"):
-        coco_ap(ground_truth, [{**first, "score": math.nan}, *others], "bbox")
-    with pytest.raises(ValueError, match="of image -5, which"):
-        coco_ap(ground_truth, [{**first, "image_id": -5}, *others], "bbox")
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("position", range(4))
-def test_boxes_that_are_not_finite_are_refused(ground_truth, position, value):
-    """Of detections and of objects: the libraries' numbers would differ."""
-    found = perfect(ground_truth)
-    box = found[0]["bbox"][:position] + [value] + found[0]["bbox"][position + 1:]
-    with pytest.raises(ValueError, match="a detection of image .* has the box .*; boxes must be finite"):
-        coco_ap(ground_truth, [{**found[0], "bbox": box}, *found[1:]], "bbox")
-    with pytest.raises(ValueError, match="an annotation of image .* has the box"):
-        coco_ap({**ground_truth, "annotations": [{**ground_truth["annotations"][0], "bbox": box}]}, found, "bbox")
-
-
-def test_a_broken_installation_is_passed_over_with_a_warning(ground_truth, tmp_path, monkeypatch):
-    """As of a library that was built for another Python; asked for by name, it is an error."""
-    detections = noisy(ground_truth, np.random.default_rng(0))
-    expected = coco_ap(ground_truth, detections, "bbox", REFERENCE)
-    (tmp_path / f"{FASTER}.py").write_text("raise ImportError('undefined symbol: _Py_Dealloc')\n")
-    for name in [name for name in sys.modules if name.split(".")[0] == FASTER]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.warns(UserWarning, match="cannot be imported .undefined symbol: _Py_Dealloc.*pycocotools computes"):
-        assert coco_ap(ground_truth, detections, "bbox") == pytest.approx(expected, nan_ok=True, abs=0)
-    with pytest.raises(ValueError, match="cannot be imported .undefined symbol.*or take the backend 'pycocotools'"):
-        coco_ap(ground_truth, detections, "bbox", FASTER)
+    for broken in ({**first, "score": value}, {**first, "bbox": [0.0, value, 1.0, 1.0]}):
+        with pytest.raises(ValueError, match=str(value)):
+            coco_ap(ground_truth, [broken, *others], "bbox")
 
 
 def test_the_default_is_faster_coco_eval_where_it_is_installed(ground_truth, monkeypatch):
@@ -323,9 +287,9 @@ def test_the_default_is_faster_coco_eval_where_it_is_installed(ground_truth, mon
     slow = coco_ap(ground_truth, detections, "segm")
     assert used == [REFERENCE]
     assert slow == pytest.approx(fast, abs=1e-12, nan_ok=True)
-    with pytest.raises(ValueError, match="pip install faster-coco-eval"):
+    with pytest.raises(ValueError, match="faster-coco-eval"):
         coco_ap(ground_truth, detections, "segm", FASTER)
-    with pytest.raises(ValueError, match=f"unknown backend 'cocoapi'; known are {', '.join(BACKENDS)}"):
+    with pytest.raises(ValueError, match="'cocoapi'"):
         coco_ap(ground_truth, detections, "segm", "cocoapi")
 
 
@@ -434,15 +398,3 @@ def test_images_that_were_not_evaluated_are_an_error(metric):
     show(built, content, content["images"][1:], perfect(content))
     with pytest.raises(ValueError, match=f"1 of {len(content['images'])} images have not been evaluated"):
         built.compute_metrics(built.results)
-
-
-def test_the_metric_checks_masks_and_backend_when_it_is_built(metric, tmp_path):
-    """Before anything is trained."""
-    with pytest.raises(ValueError, match="unknown backend 'x'"):
-        metric(backend="x")
-    _, content = metric()
-    content["annotations"][0]["segmentation"] = []
-    (tmp_path / "empty.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="has the segmentation \\[\\]"):
-        METRIC_REGISTRY.build(dict(type="CocoAP", ann_file=str(tmp_path / "empty.json"), tasks=("bbox", "segm")))
-    METRIC_REGISTRY.build(dict(type="CocoAP", ann_file=str(tmp_path / "empty.json"), tasks=("bbox",)))

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import loco_det.register  # noqa: F401  isort: skip
-from loco_det.datasets.annotations import load_annotations
+from loco_det.datasets.coco import load_annotations
 from loco_det.datasets.splits import select_image_ids
 from loco_det.experiment.evaluate import evaluate_checkpoint
 from loco_det.experiment.experiment import DataDescription, _own_config

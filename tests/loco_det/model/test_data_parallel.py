@@ -169,12 +169,9 @@ def test_two_processes_go_on_where_they_were(config, synthetic_root, pair, tmp_p
 
 @pytest.mark.slow
 def test_what_processes_cannot_do_is_told_before_anything_is_claimed(config, synthetic_root, tmp_path):
-    """A batch of 3 for two processes; packing runs onto GPUs under torchrun."""
+    """A batch of 3 for two processes."""
     arguments = [config, "--data-root", synthetic_root, "--work-dir", tmp_path / "w"]
     odd = torchrun(*arguments, "--cfg-options", "train_dataloader.batch_size=3")
     assert odd.returncode != 0
     assert "train_dataloader.batch_size is 3" in odd.stderr and "choose a multiple of 2" in odd.stderr
-    packed = torchrun(*arguments, "--gpus-per-run", 1)
-    assert packed.returncode != 0
-    assert "--gpus-per-run starts processes itself" in packed.stderr
     assert not (tmp_path / "w").exists()

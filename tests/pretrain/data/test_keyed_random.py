@@ -65,16 +65,6 @@ def test_devices_agree_bit_for_bit():
     assert torch.equal(uniforms(keys.cuda(), 35, 1).cpu(), uniforms(keys, 35, 1))
 
 
-def test_numbers_do_not_depend_on_the_batch():
-    """Neither the order nor the company of the keys nor the count changes a sample's numbers."""
-    keys = grid(range(2), range(3), range(50))
-    whole = uniforms(keys, 8)
-    order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(uniforms(keys[order], 8), whole[order])
-    assert torch.equal(uniforms(keys[17:18], 8), whole[17:18])
-    assert torch.equal(uniforms(keys, 3), whole[:, :3])
-
-
 @pytest.mark.parametrize("varied", ["seed", "epoch", "index", "stream", "position"])
 def test_numbers_are_uniform(varied):
     """Along each coordinate alone, the numbers pass Kolmogorov-Smirnov and a chi-square test of 256 bins, and the lowest
@@ -115,10 +105,3 @@ def test_parts_of_the_key_are_not_interchangeable():
     keys = torch.tensor(list(itertools.permutations((1, 2, 3))))
     streams = torch.cat([uniforms(keys, 1, stream) for stream in range(3)]).flatten()
     assert len(streams.unique()) == 18
-
-
-@pytest.mark.parametrize("keys", [torch.zeros(4, 2, dtype=torch.int64), torch.zeros(4, 3), torch.zeros(3).long()])
-def test_other_keys_are_refused(keys):
-    """The message holds what was given and what is needed."""
-    with pytest.raises(ValueError, match="seed, epoch, index"):
-        uniforms(keys, 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from pretrain.data.decoding import CorruptImageError
-from pretrain.data.sources import ImageSource
+from pretrain.data.sources import ImageDataset
 from pretrain.encoders import ResNetEncoder
 from pretrain.eval.data import LabelledData
 from pretrain.eval.features import PooledFeatures
@@ -21,7 +21,7 @@ from pretrain.eval.features import PooledFeatures
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [210, 210, 40], [210, 40, 210], [40, 210, 210]])
 
 
-class ColouredSource(ImageSource):
+class ColouredSource(ImageDataset):
     """Noisy images, each of the colour of its class.
 
     Args:
@@ -41,11 +41,11 @@ class ColouredSource(ImageSource):
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         return f"synthetic image {index}"
 
     def load(self, index: int) -> Image.Image:
-        """See :class:`ImageSource`."""
+        """See :class:`ImageDataset`."""
         if index in self._corrupt:
             raise CorruptImageError(f"{self.name(index)} is corrupt")
         noise = np.random.default_rng([self._seed, index]).integers(-40, 41, (16, 16, 3))

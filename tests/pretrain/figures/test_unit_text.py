@@ -173,7 +173,7 @@ def test_refusals_are_the_learners_and_name_the_source():
 @pytest.mark.slow
 def test_show_units_trains_nothing(run_tool, tmp_path):
     """`tools/pretrain.py CONFIG --show-units` prints the drawing with the overrides, makes no file and needs no data."""
-    work_dir, config = tmp_path / "work", "configs/pretrain/loco_resnet50_imagenet_100e.py"
+    work_dir, config = tmp_path / "work", "configs/pretrain/loco_resnet50_imagenet.py"
     options = ["--work-dir", work_dir, "--data-root", tmp_path / "nowhere", "--cfg-options", "model.encoder.type=resnet18"]
     finished = run_tool("pretrain", config, "--show-units", *options)
     assert finished.returncode == 0, finished.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -53,9 +52,9 @@ def toy_loss(monkeypatch):
     monkeypatch.setitem(OBJECTIVES.module_dict, "ToyLoss", ToyLoss)
 
 
-def method_of(name: str) -> dict:
-    """The method of a config below ``configs/pretrain``."""
-    return identity_of_config(f"pretrain/{name}.py")["method"]
+def method_of(name: str, **options) -> dict:
+    """The method of a config below ``configs/pretrain``, with overrides by dotted name."""
+    return identity_of_config(f"pretrain/{name}.py", **options)["method"]
 
 
 def config_of(name: str, **options) -> dict:
@@ -69,36 +68,31 @@ def setting_of(name: str = "loco_resnet18_cifar10", **options) -> dict:
     return setting_of_config(config_of(name, **options), 50_000)
 
 
-@pytest.mark.parametrize(("name", "label", "standard"), [
-    ("simclr_resnet50_imagenet_100e", "SimCLR", dict(rule="simclr")),
-    ("gim_presnet50_imagenet_800e", "GIM", dict(rule="gim")),
-    ("loco_resnet50_imagenet_100e", "LoCo", dict(rule="loco")),
-    ("loco_resnet18_cifar10", "LoCo", dict(rule="loco", objective=dict(temperature=0.5))),
-    ("ablations/table4_1conv_local", "GIM, 1 conv block", dict(rule="gim", head=LOCO_HEAD)),
-    ("ablations/table4_1conv_nods_local", "GIM, 1 conv block, w/o downsampling",
+@pytest.mark.repository
+@pytest.mark.parametrize(("name", "options", "label", "standard"), [
+    ("gim_presnet50_imagenet", {}, "GIM", dict(rule="gim")),
+    ("loco_resnet18_cifar10", {}, "LoCo", dict(rule="loco", objective=dict(temperature=0.5))),
+    ("ablations/table4_1conv_local", {}, "GIM, 1 conv block", dict(rule="gim", head=LOCO_HEAD)),
+    ("ablations/table4_1conv_nods_local", {}, "GIM, 1 conv block, w/o downsampling",
      dict(rule="gim", head=dict(conv_blocks=1, downsample=False))),
-    ("ablations/table4_1stage_local", "GIM, 1 stage", dict(rule="gim", head=dict(conv_blocks="stage"))),
-    ("ablations/table4_network_local", "GIM, full network", dict(rule="gim", head=dict(conv_blocks="network"))),
-    ("ablations/table4_ours", "LoCo", dict(rule="loco")),
-    ("ablations/table4_ours_2mlp", "LoCo, 4-layer MLP", dict(rule="loco", head=dict(mlp_layers=4))),
-    ("ablations/review_simclr_1conv_2mlp", "SimCLR, 1 conv block, 4-layer MLP",
+    ("ablations/table4_1stage_local", {}, "GIM, 1 stage", dict(rule="gim", head=dict(conv_blocks="stage"))),
+    ("ablations/review_simclr_1conv_2mlp", {}, "SimCLR, 1 conv block, 4-layer MLP",
      dict(rule="simclr", head=dict(conv_blocks=1, mlp_layers=4))),
-    ("ablations/table5_1block", "sharing 1 block", dict(rule=dict(type="sharing", blocks=1))),
-    ("ablations/table5_2blocks", "sharing 2 blocks", dict(rule=dict(type="sharing", blocks=2))),
-    ("ablations/table5_no_sharing", "GIM, 1 conv block", dict(rule="gim", head=LOCO_HEAD)),
-    ("ablations/table5_upper_gradient", "upper gradient only", dict(rule="upper_gradient")),
-    ("ablations/table5_l2_1e-3", "LoCo, soft sharing 0.001", dict(rule="loco", soft_sharing=dict(coefficient=1e-3))),
-    ("ablations/review_window3", "LoCo, window 3", dict(rule=dict(type="loco", window=3))),
-    ("ablations/review_no_res2_loss", "LoCo, no res2 loss", dict(rule=dict(type="loco", res2_loss=False))),
-    ("subsampling/k1_simclr_resnet50_cifar10", "decoupled, K = 1", dict(rule=dict(type="decoupled", k=1))),
-    ("subsampling/k8_subsampled_resnet18_stl10_short", "decoupled, K = 8, T = -0.4",
-     dict(rule=dict(type="decoupled", k=8), objective=dict(threshold=-0.4))),
-    ("subsampling/k4_simclr_window2_resnet18_cifar10_short", "decoupled, K = 4, window 2",
+    ("ablations/table5_1block", {}, "sharing 1 block", dict(rule=dict(type="sharing", blocks=1))),
+    ("ablations/table5_2blocks", {}, "sharing 2 blocks", dict(rule=dict(type="sharing", blocks=2))),
+    ("ablations/table5_upper_gradient", {}, "upper gradient only", dict(rule="upper_gradient")),
+    ("ablations/table5_l2_1e-3", {}, "LoCo, soft sharing 0.001", dict(rule="loco", soft_sharing=dict(coefficient=1e-3))),
+    ("ablations/review_window3", {}, "LoCo, window 3", dict(rule=dict(type="loco", window=3))),
+    ("ablations/review_no_res2_loss", {}, "LoCo, no res2 loss", dict(rule=dict(type="loco", res2_loss=False))),
+    ("decoupled_resnet50_cifar10", {}, "decoupled, K = 1", dict(rule=dict(type="decoupled", k=1))),
+    ("decoupled_resnet18_stl10_short", {"model__rule__k": 8, "model__objective__threshold": -0.4},
+     "decoupled, K = 8, T = -0.4", dict(rule=dict(type="decoupled", k=8), objective=dict(threshold=-0.4))),
+    ("decoupled_resnet18_cifar10_short", {"model__rule__k": 4, "model__rule__window": 2}, "decoupled, K = 4, window 2",
      dict(rule=dict(type="decoupled", k=4, window=2))),
 ])
-def test_methods_of_configs(name, label, standard):
+def test_methods_of_configs(name, options, label, standard):
     """The label of every family of configs; the key is that of the paper's method with these options."""
-    method = method_of(name)
+    method = method_of(name, **options)
     assert method["label"] == label
     assert method["key"] == standard_method(**standard)["key"]
     assert method["loss"] == "NT-Xent (nats)"
@@ -112,7 +106,6 @@ def test_every_config_has_an_identity_of_plain_data(file):
     assert json.loads(json.dumps(identity)) == identity
     method, setting = identity["method"], identity["setting"]
     assert method["label"].startswith(rule_of_name(file)), method["label"]
-    assert ("T = " in method["label"]) == ("subsampled" in file.name)
     assert isinstance(setting["image_size"], int) and 0 < setting["views"]["min_scale"] < 1
     assert setting["batch_size"] == config["train_dataloader"]["batch_size"]
     assert setting["epochs"] == config["train_cfg"]["max_epochs"]
@@ -125,19 +118,17 @@ def test_every_config_has_an_identity_of_plain_data(file):
 
 
 def rule_of_name(file: Path) -> str:
-    if file.parent.name == "subsampling":
-        return f"decoupled, K = {file.name.split('_')[0].removeprefix('k')}"
-    return {"simclr": "SimCLR", "gim": "GIM", "loco": "LoCo"}.get(file.name.split("_")[0], "")
+    labels = {"simclr": "SimCLR", "gim": "GIM", "loco": "LoCo", "decoupled": "decoupled, K = 1"}
+    return labels.get(file.name.split("_")[0], "")
 
 
-def test_configs_of_one_directory_have_methods_of_their_own():
-    """But for those that are meant to be the same run."""
-    keys = {file.stem: method_of(f"ablations/{file.stem}")["key"] for file in CONFIGS if file.parent.name == "ablations"}
-    same = {frozenset(pair) for pair in combinations(keys, 2) if keys[pair[0]] == keys[pair[1]]}
-    loco = ["table4_ours", "table5_1stage", "table7_presnet50_loco"]
-    assert same == {frozenset(pair) for pair in [
-        *combinations(loco, 2), ("table4_none", "table7_presnet50_simclr"), ("table4_none_local", "table7_presnet50_gim"),
-        ("table4_1conv_local", "table5_no_sharing")]}
+@pytest.mark.repository
+def test_ablations_have_methods_of_their_own():
+    """Nothing is trained twice."""
+    names = [f"ablations/{file.stem}" for file in CONFIGS if file.parent.name == "ablations"]
+    names += [f"{rule}_resnet50_imagenet" for rule in ("simclr", "gim", "loco")]
+    keys = [method_of(name)["key"] for name in names]
+    assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize(("options", "label", "family"), [
@@ -246,13 +237,15 @@ def test_differences_have_the_shortest_clear_names():
     assert differences(one, [one]) == {}
 
 
+@pytest.mark.repository
 def test_rules_of_one_setup_have_the_same_setting():
     """Methods are not settings: SimCLR, GIM and LoCo on the same data are compared column by column."""
-    for setup in ("resnet18_cifar10", "resnet50_imagenet_100e"):
+    for setup in ("resnet18_cifar10", "resnet50_imagenet"):
         settings = [setting_of(f"{rule}_{setup}") for rule in ("simclr", "gim", "loco")]
         assert settings[0] == settings[1] == settings[2]
 
 
+@pytest.mark.repository
 @pytest.mark.parametrize("options", [
     dict(model__channels_last=False),
     dict(model__recompute="block"),
@@ -268,6 +261,7 @@ def test_how_a_run_is_carried_out_methods_and_defaults_are_not_settings(options)
     assert setting_of(**options) == setting_of()
 
 
+@pytest.mark.repository
 @pytest.mark.parametrize("options, key", [
     (dict(data_preprocessor__size=40), "image_size"),
     (dict(data_preprocessor__min_scale=0.2), "views"),
@@ -288,6 +282,7 @@ def test_what_is_trained_on_is_a_setting(options, key):
     assert [name for name in other if other[name] != base.get(name)] == [key]
 
 
+@pytest.mark.repository
 def test_no_machine_path_is_recorded():
     """Of absolute paths, of the data and of a source's files, only the last part is kept."""
     setting = setting_of("loco_resnet18_folder", train_dataloader__dataset__data_root="/home/somebody/photos",
@@ -296,6 +291,7 @@ def test_no_machine_path_is_recorded():
     assert "somebody" not in json.dumps(setting)
 
 
+@pytest.mark.repository
 def test_files_have_the_identity_that_is_known_of_them():
     """That of their record, with how far it went; otherwise a name and the weights' hash."""
     identity = identity_of_config("pretrain/loco_resnet18_cifar10.py", epochs=9, seed=4)
@@ -319,6 +315,7 @@ def test_names_of_data_sets():
     assert dataset_name({}) == "images"  # a data set of the user's
 
 
+@pytest.mark.repository
 def test_orders_of_training():
     """One unit after the other, or all at once."""
     assert epochs_per_unit(config_of("ablations/review_sequential_gim")) is not None

@@ -289,28 +289,34 @@ def test_the_papers_contradictions_are_noted(tmp_path):
     assert not any(note.startswith("the paper prints") for note in table.notes)
 
 
+MAIN = {rule: f"{rule}_resnet50_imagenet" for rule in ("simclr", "gim", "loco")}
 ABLATIONS = {  # the configs of a table's rows, in the paper's order
-    "loco-4": ["none", "none_local", "1conv", "1conv_nods_local", "1conv_local", "2conv_local", "1stage_local",
-               "network_local", "2mlp", "2mlp_local", "ours", "ours_2mlp"],
-    "loco-5": ["no_sharing", "upper_gradient", "l2_1e-4", "l2_1e-3", "l2_1e-2", "1block", "2blocks", "1stage"],
-    "loco-7": ["presnet50_simclr", "presnet50_gim", "presnet50_loco"],
+    "loco-4": [MAIN["simclr"], MAIN["gim"], *(f"ablations/table4_{name}" for name in (
+        "1conv", "1conv_nods_local", "1conv_local", "2conv_local", "1stage_local", "network_local", "2mlp", "2mlp_local")),
+        MAIN["loco"], "ablations/table4_ours_2mlp"],
+    "loco-5": ["ablations/table4_1conv_local", *(f"ablations/table5_{name}" for name in (
+        "upper_gradient", "l2_1e-4", "l2_1e-3", "l2_1e-2", "1block", "2blocks")), MAIN["loco"]],
+    "loco-7": [f"{rule}_presnet50_imagenet" for rule in ("simclr", "gim", "loco")],
 }
 SUBSAMPLING = {"cifar10": "resnet50_cifar10", "stl10": "resnet50_stl10", "fashion_mnist": "resnet18_fashion_mnist"}
+THRESHOLDS = {"cifar10": 0.0, "stl10": -0.4, "fashion_mnist": 0.3}
 
 
-def method_of_config(path: Path) -> dict:
-    """The method that a config really builds, and its encoder."""
-    config = Config.fromfile(str(path), import_custom_modules=False).to_dict()
+def method_of_config(path: Path, **changes) -> tuple[dict, dict]:
+    """The method that a config really builds, and the config; changes by dotted name."""
+    config = Config.fromfile(str(path), import_custom_modules=False)
+    config.merge_from_dict({key.replace("__", "."): value for key, value in changes.items()})
+    config = config.to_dict()
     options = {key: value for key, value in config["model"].items() if key != "type"}
     return method_of_learner(LocalContrastiveLearner(**options), epochs_per_unit(config)), config
 
 
+@pytest.mark.repository
 @pytest.mark.parametrize(("table", "place"), [(table, place) for table, names in ABLATIONS.items()
                                               for place in range(len(names))])
 def test_every_ablation_config_fills_its_row(tmp_path, table, place):
     """Nothing but what was built decides."""
-    name = f"table{table[-1]}_{ABLATIONS[table][place]}"
-    method, config = method_of_config(ROOT / f"configs/pretrain/ablations/{name}.py")
+    method, config = method_of_config(ROOT / f"configs/pretrain/{ABLATIONS[table][place]}.py")
     encoder = {"type": config["model"]["encoder"]["type"]}
     write_evaluation(tmp_path / "a.json", dict(method=method, setting=identity()["setting"] | dict(encoder=encoder),
                                                repetition={"seed": 0}), 60.0)
@@ -319,11 +325,14 @@ def test_every_ablation_config_fills_its_row(tmp_path, table, place):
     assert filled == [place] and len(found.rows) == len(ABLATIONS[table])
 
 
+@pytest.mark.repository
 @pytest.mark.parametrize(("loss", "k"), [(loss, k) for loss in ("simclr", "subsampled") for k in (1, 8)])
 @pytest.mark.parametrize("dataset", SUBSAMPLING)
 def test_every_config_of_the_second_paper_fills_its_row(tmp_path, dataset, loss, k):
     """Its threshold is the data set's own."""
-    method, config = method_of_config(ROOT / f"configs/pretrain/subsampling/k{k}_{loss}_{SUBSAMPLING[dataset]}.py")
+    threshold = THRESHOLDS[dataset] if loss == "subsampled" else None
+    method, config = method_of_config(ROOT / f"configs/pretrain/decoupled_{SUBSAMPLING[dataset]}.py", model__rule__k=k,
+                                      model__objective__threshold=threshold)
     of = dict(method=method, setting=identity()["setting"] | dict(encoder=config["model"]["encoder"], epochs=1000),
               repetition={"seed": 0})
     write_evaluation(tmp_path / "a.json", of, 90.0, kind="linear_adam", dataset=dataset)
@@ -423,10 +432,12 @@ def test_tool(results, run_tool):
     assert_one_line_error(run_tool("table", results / "missing"), "missing")
 
 
+@pytest.mark.repository
 def test_standard_methods_are_what_the_shipped_configs_build():
     """The layouts' short names are the configs' methods, options included."""
     for rule in ("simclr", "gim", "loco"):
-        method, _ = method_of_config(ROOT / f"configs/pretrain/{rule}_resnet50_imagenet_800e.py")
+        method, _ = method_of_config(ROOT / f"configs/pretrain/{rule}_resnet50_imagenet.py")
         assert method == standard_method(rule)
-    method, _ = method_of_config(ROOT / "configs/pretrain/subsampling/k8_subsampled_resnet50_cifar10.py")
+    method, _ = method_of_config(ROOT / "configs/pretrain/decoupled_resnet50_cifar10.py", model__rule__k=8,
+                                 model__objective__threshold=0.0)
     assert method == standard_method(dict(type="decoupled", k=8), dict(threshold=0.0))

@@ -1,3 +1,0 @@
-"""Mask R-CNN on Cityscapes, ResNet-50 pretrained with Greedy InfoMax for 800 epochs (LoCo, Table 2)."""
-_base_ = ["./mask_rcnn_gim_cityscapes.py"]
-pretrained = dict(epochs=800, checkpoint="backbones/gim_resnet50_imagenet_800e.pth")

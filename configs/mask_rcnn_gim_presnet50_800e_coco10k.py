@@ -1,3 +1,0 @@
-"""Mask R-CNN on COCO-10K, PResNet-50 pretrained with Greedy InfoMax for 800 epochs (not in the papers)."""
-_base_ = ["./mask_rcnn_gim_presnet50_coco10k.py"]
-pretrained = dict(epochs=800, checkpoint="backbones/gim_presnet50_imagenet_800e.pth")

@@ -1,3 +1,0 @@
-"""Greedy InfoMax with PResNet-50 on ImageNet-1K, 800 epochs (not in the paper)."""
-_base_ = ["./gim_presnet50_imagenet_100e.py"]
-train_cfg = dict(max_epochs=800)

@@ -1,3 +1,0 @@
-"""LoCo with ResNet-50 on ImageNet-1K, 800 epochs (LoCo, Tables 1 to 3)."""
-_base_ = ["./loco_resnet50_imagenet_100e.py"]
-train_cfg = dict(max_epochs=800)

@@ -1,3 +1,0 @@
-"""LoCo with ShuffleNet v2-50 on ImageNet-1K, 100 epochs (LoCo, Table 2)."""
-_base_ = ["../_base_/pretrain_loco.py", "../_base_/pretrain_imagenet.py"]
-model = dict(encoder=dict(type="shufflenet_v2_50"), autocast="bfloat16", channels_last=True)

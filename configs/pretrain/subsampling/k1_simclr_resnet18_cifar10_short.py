@@ -1,2 +1,0 @@
-"""SimCLR end to end on CIFAR-10, 5 epochs: minutes on a CPU."""
-_base_ = ["../../_base_/pretrain_decoupled_cifar10_short.py"]

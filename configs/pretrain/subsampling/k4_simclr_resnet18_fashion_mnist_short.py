@@ -1,3 +1,0 @@
-"""SimCLR in 4 decoupled blocks on Fashion-MNIST, 5 epochs: minutes on a CPU."""
-_base_ = ["../../_base_/pretrain_decoupled_fashion_mnist_short.py"]
-model = dict(rule=dict(k=4))

@@ -1,3 +1,0 @@
-"""SimCLR in 4 decoupled blocks on Fashion-MNIST, 5 epochs, subsampled at T = 0.3: minutes on a CPU."""
-_base_ = ["./k4_simclr_resnet18_fashion_mnist_short.py"]
-model = dict(objective=dict(threshold=0.3))

@@ -1,3 +1,0 @@
-"""SimCLR in 4 decoupled blocks on STL-10, 5 epochs, subsampled at T = -0.4: minutes on a CPU."""
-_base_ = ["./k4_simclr_resnet18_stl10_short.py"]
-model = dict(objective=dict(threshold=-0.4))

@@ -1,3 +1,0 @@
-"""SimCLR in 4 decoupled blocks on STL-10, subsampled at T = -0.4: 82.6 % in the paper (table 1)."""
-_base_ = ["./k4_simclr_resnet50_stl10.py"]
-model = dict(objective=dict(threshold=-0.4))
