@@ -15,7 +15,5 @@ import loco_det.evaluation.coco_ap  # noqa: E402
 import loco_det.model.backbone  # noqa: E402
 import loco_det.model.data_parallel  # noqa: E402
 import loco_det.model.detector  # noqa: E402, F401
-import pretrain.engine.checkpoint_hook  # noqa: E402
 import pretrain.engine.hooks  # noqa: E402
-import pretrain.engine.monitoring  # noqa: E402
 import pretrain.engine.optimizers  # noqa: E402, F401

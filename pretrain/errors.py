@@ -1,4 +1,4 @@
-"""Ends of a run that are nobody's typing mistake; the tools tell them in one line."""
+"""Ends of a run that are not a mistake in its input; the tools report them in one line."""
 
 from __future__ import annotations
 

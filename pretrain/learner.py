@@ -1,4 +1,4 @@
-"""The mmengine model that ties encoder, units, heads and loss together."""
+"""The learner that ties encoder, units, heads and loss together: for plain torch, and a model for mmengine's Runner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pretrain.distributed.comm import GradientAverager, average
-from pretrain.encoders import build_encoder
+from pretrain.encoders import Encoder, build_encoder
 from pretrain.heads import ProjectionHead
 from pretrain.local.executor import LocalBackprop
 from pretrain.local.sequential import check_separable
@@ -32,8 +32,17 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class LocalContrastiveLearner(BaseModel):
     """Trains an encoder with one loss a local unit.
 
+    In plain torch it takes the place of model and loss; mmengine's Runner calls :meth:`train_step` instead::
+
+        encoder = ResNetEncoder(torchvision.models.resnet50())
+        learner = LocalContrastiveLearner(encoder, rule="loco", head=dict(conv_blocks=1))
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+        optimizer.zero_grad()
+        logs = learner.backward(views)  # (N, 2, 3, H, W), RGB 0-255
+        optimizer.step()
+
     Args:
-        encoder: name or config of the encoder, see :func:`pretrain.encoders.build_encoder`.
+        encoder: an encoder, or a name or config for :func:`pretrain.encoders.build_encoder`.
         rule: learning rule or list of block ranges, see :func:`pretrain.local.units.build_units`.
         head: options of :class:`~pretrain.heads.ProjectionHead`, the same for every unit.
         objective: name or config of the objective, the same for every unit, see
@@ -60,7 +69,7 @@ class LocalContrastiveLearner(BaseModel):
 
     def __init__(
         self,
-        encoder: str | Mapping,
+        encoder: Encoder | str | Mapping,
         rule: str | Mapping | Sequence,
         head: Mapping | None = None,
         objective: str | Mapping = "NTXent",
@@ -82,14 +91,15 @@ class LocalContrastiveLearner(BaseModel):
         self.config = dict(encoder=encoder, rule=rule, head=head, objective=objective, soft_sharing=soft_sharing,
                            method_name=method_name)
         self.autocast = autocast
-        self.encoder = build_encoder(encoder)
+        given = isinstance(encoder, Encoder)
+        self.encoder = encoder if given else build_encoder(encoder)
         self.units = build_units(rule, self.encoder.stages, allow_untrained)
         self.unit_names = unit_names(self.units, self.encoder.stages)
         untrained = untrained_blocks(self.units, self.encoder.num_blocks)
         if untrained:
             print_log(f"allow_untrained: no local unit updates blocks {', '.join(map(str, untrained))}; they stay as they "
                       "are initialised", logger="current", level=logging.WARNING)
-        make_head = partial(ProjectionHead, fresh_encoder=partial(build_encoder, encoder))
+        make_head = partial(ProjectionHead, fresh_encoder=None if given else partial(build_encoder, encoder))
         heads = [build_with_options("head", make_head, head or {}, self.encoder, unit.end - 1)
                     for unit in self.units]
         self.soft_sharing = None
@@ -117,15 +127,29 @@ class LocalContrastiveLearner(BaseModel):
             optim_wrapper: a plain mmengine ``OptimWrapper``, with float16 a ``LossScalingOptimWrapper``.
 
         Returns:
-            Log variables: ``loss`` (sum over units), per unit ``loss_<unit>`` and what else the objective measures, such as
-            ``accuracy_<unit>``; with soft sharing ``penalty``, which ``loss`` does not contain. All are of the global batch.
+            As :meth:`backward`.
         """
         self.check_optim_wrapper(optim_wrapper)
         views = self.data_preprocessor(data, training=True)["views"]
-        scale = getattr(optim_wrapper, "scale", _unscaled)
+        optim_wrapper.zero_grad()
+        logs = self.backward(views, getattr(optim_wrapper, "scale", None))
+        optim_wrapper.step()
+        return logs
+
+    def backward(self, views: Tensor, scale: Callable[[Tensor], Tensor] | None = None) -> dict[str, Tensor]:
+        """Accumulates the gradients of all units' losses, as ``loss.backward()`` does of one.
+
+        Args:
+            views: two views of every image, ``(N, 2, 3, H, W)``, RGB 0-255.
+            scale: applied to every loss before its backward pass, such as ``torch.amp.GradScaler.scale`` with float16.
+
+        Returns:
+            Log variables: ``loss`` (sum over units), per unit ``loss_<unit>`` and what else the objective measures, such as
+            ``accuracy_<unit>``; with soft sharing ``penalty``, which ``loss`` does not contain. All are of the global batch.
+        """
+        scale = scale or nn.Identity()
         active = range(len(self.units)) if self._alone is None else [self._alone]
         losses = {self.unit_names[index]: _UnitLoss(self.heads[index], self.objectives[index], scale) for index in active}
-        optim_wrapper.zero_grad()
         images = views.transpose(0, 1).flatten(0, 1)  # (2N, 3, H, W), first views first
         self.backprop.step(self.normalise(images), list(losses.values()))  # no name, so that the executor can free them
         if self.gradient_averager is not None:
@@ -133,7 +157,6 @@ class LocalContrastiveLearner(BaseModel):
         logs = _logs_of(losses)
         if self.soft_sharing is not None:
             logs["penalty"] = self.soft_sharing.descend(scale)
-        optim_wrapper.step()
         return logs
 
     def train_only(self, index: int | None) -> None:
@@ -170,7 +193,7 @@ class LocalContrastiveLearner(BaseModel):
     def forward(self, inputs: Tensor, data_samples=None, mode: str = "tensor") -> dict[str, Tensor]:
         """Feature maps of every stage for images ``(B, 3, H, W)``, RGB 0-255; training goes through :meth:`train_step`."""
         if mode != "tensor":
-            raise ValueError(f"mode {mode!r} is not served; the learner trains by train_step and reads out by mode='tensor'")
+            raise ValueError(f"mode is {mode!r}; only 'tensor' is served, since the learner trains by train_step")
         return self.encoder(self.normalise(inputs))
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -211,7 +234,7 @@ class _UnitLoss:
 
     Attributes:
         loss: of this process's rows, detached.
-        metrics: what else the objective tells of these rows by name, such as the contrastive accuracy.
+        metrics: what else the objective measures on these rows by name, such as the contrastive accuracy.
     """
 
     def __init__(self, head: nn.Module, objective: Objective, scale: Callable[[Tensor], Tensor]) -> None:
@@ -227,10 +250,6 @@ class _UnitLoss:
                              "the losses of units in the log; call it otherwise")
         self.loss = loss.detach()
         return self._scale(loss)
-
-
-def _unscaled(loss: Tensor) -> Tensor:
-    return loss
 
 
 def _logs_of(losses: Mapping[str, _UnitLoss]) -> dict[str, Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dist import sync_random_seed
@@ -18,19 +19,15 @@ import pretrain.data.dataset
 import pretrain.data.device_views
 import pretrain.data.in_memory
 import pretrain.distributed.data_parallel
-import pretrain.engine.checkpoint_hook
 import pretrain.engine.hooks
 import pretrain.engine.loop
-import pretrain.engine.monitoring
-import pretrain.engine.optimizers
 import pretrain.learner
 import pretrain.local.sequential  # these register what configs name
 from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
-from pretrain.engine.backbone_file import RECORD_KEY
-from pretrain.engine.checkpoints import checkpoint_files, checkpoint_name, load_checkpoint, newest_intact
-from pretrain.engine.learning_rates import check_schedule, resolve_lr
-from pretrain.engine.optimizers import check_no_accumulation
+from pretrain.engine.checkpoints import RECORD_KEY, checkpoint_files, checkpoint_name, load_checkpoint, newest_intact
+from pretrain.engine.claim import claim_run
+from pretrain.engine.optimizers import check_no_accumulation, check_schedule, resolve_lr
 from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir
 from pretrain.errors import RunInterrupted
 from pretrain.learner import LocalContrastiveLearner
@@ -38,9 +35,19 @@ from pretrain.results.method import dataset_name, epochs_per_unit, method_of_lea
 from pretrain.results.store import PRETRAINING, RecordError, measurement, new_record, read_record, write_record
 from pretrain.results.training_log import read_training_log
 
+DEFAULT_WORK_DIR = "work_dirs/pretrain"
+
+
+class _Resumed(NamedTuple):
+    """The checkpoint to resume from: its path, and seed and number of images of its run."""
+
+    path: Path
+    seed: int
+    images: int
+
 
 def use_data_root(config: Config, data_root: str) -> None:
-    """Makes ``config`` look for its images below ``data_root`` instead of where it says (in place)."""
+    """Makes ``config`` look for its images below ``data_root`` (in place)."""
     dataset = config.train_dataloader.dataset
     dataset.data_root = data_root
     if "cache" in dataset:
@@ -48,13 +55,22 @@ def use_data_root(config: Config, data_root: str) -> None:
     config.pop("synthetic_data", None)
 
 
-def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Path:
+def pretrain(
+    config: str | Path | Config,
+    work_dir: str | Path | None = None,
+    resume: bool = False,
+    data_root: str | Path | None = None,
+    launcher: str = "none",
+) -> Path:
     """Runs or continues one pretraining, in every process of a launcher.
 
     Args:
-        config: resolved config with ``work_dir`` set. Its batch size is the global one, whatever the number of processes.
+        config: a config or its file. Its batch size is the global one, whatever the number of processes.
+        work_dir: of checkpoints, logs and the record; by default the config's, or one of its name below
+            :data:`DEFAULT_WORK_DIR`.
         resume: continue from the work directory's newest intact checkpoint; with none there, start; a finished run is left
             as it is.
+        data_root: where the images are, instead of where the config says.
         launcher: ``"none"`` for a single process, or one of :data:`pretrain.distributed.comm.LAUNCHERS`.
 
     Returns:
@@ -62,47 +78,66 @@ def pretrain(config: Config, resume: bool = False, launcher: str = "none") -> Pa
 
     Raises:
         ValueError: the work directory holds checkpoints of another config, or of this one while ``resume`` is off; or the
-            model, rule, optimizer, schedule or data do not fit together; or every checkpoint to resume from is damaged. All
+            model, rule, optimizer, schedule or data do not fit together; or every checkpoint to resume from is damaged; all
             before training starts.
         RunInterrupted: a signal asked the run to stop; it is saved.
+        RunFailedError: another process is at work in the work directory, or the run cannot go on.
     """
     comm.start_processes(launcher)
-    plain = _resolve(config)
-    work_dir, identity = Path(config.work_dir), _identity(plain)
+    plain = _resolve(config, work_dir, data_root)
+    with claim_run(plain["work_dir"]) if comm.rank() == 0 else nullcontext():
+        return _pretrain(plain, resume, launcher)
+
+
+def _pretrain(plain: dict, resume: bool, launcher: str) -> Path:
+    """:func:`pretrain` of a resolved config."""
+    work_dir, identity = Path(plain["work_dir"]), _identity(plain)
     _check_kind(work_dir)
     begun = bool(checkpoint_files(work_dir))  # without a checkpoint the directory is free for another try
     sha256 = check_work_dir(work_dir, identity) if begun else config_fingerprint(identity)[0]
-    checkpoint, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
-    if checkpoint is not None and checkpoint.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
-        if comm.rank() == 0 and _lacks_rows(work_dir / RECORD_NAME):  # stopped between checkpoint and record
-            _finish_record(work_dir, None)
+    resumed, damaged = _checkpoint_to_resume(work_dir, resume, sha256)
+    if resumed is not None and resumed.path.name == checkpoint_name(plain["train_cfg"]["max_epochs"]):
+        record_file = work_dir / RECORD_NAME
+        if comm.rank() == 0 and record_file.exists() and not read_record(record_file).content["rows"]:
+            _finish_record(work_dir, None)  # it was stopped between checkpoint and record
         comm.stop_processes()
-        return checkpoint
-    runner = _build_runner(plain, checkpoint, launcher)
+        return resumed.path
+    runner = _build_runner(plain, resumed, launcher)
     record = _record(runner, plain)
-    runner.register_hook(dict(type="RecordHook", key=RECORD_KEY, record=_checkpoint_record(record, sha256)))
+    carried = {key: record[key] for key in ("method", "setting", "repetition", "git_revision")}
+    runner.register_hook(dict(type="RecordHook", key=RECORD_KEY, record={**carried, "config_sha256": sha256}))
     for message in damaged:
-        runner.logger.warning(f"passed over a checkpoint: {message}")
+        runner.logger.warning(f"skipped a checkpoint: {message}")
     if comm.rank() == 0:
         if not begun:
             (work_dir / RECORD_NAME).unlink(missing_ok=True)
         init_work_dir(work_dir, identity, record)
-    began = time.monotonic()
-    try:
-        runner.train()
-    except RunInterrupted:
-        _end(work_dir, time.monotonic() - began)
-        raise
-    _end(work_dir, time.monotonic() - began)
+    _train(runner, work_dir)
     return checkpoint_files(work_dir)[0]
 
 
-def _resolve(config: Config) -> dict:
-    """The config as plain data, with what it names registered and what it draws drawn.
+def _train(runner: Runner, work_dir: Path) -> None:
+    began, interrupted = time.monotonic(), None
+    try:
+        runner.train()
+    except RunInterrupted as error:
+        interrupted = error
+    if comm.rank() == 0:
+        _finish_record(work_dir, time.monotonic() - began)
+    comm.stop_processes()  # all processes at once; one that ends with its group open may abort
+    if interrupted is not None:
+        raise interrupted
+
+
+def _resolve(config: str | Path | Config, work_dir: str | Path | None, data_root: str | Path | None) -> dict:
+    """The config as plain data with its places, with what it names registered and its synthetic data made.
 
     Raises:
         ValueError: it has two numbers of epochs.
     """
+    config = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config, import_custom_modules=False)
+    if data_root is not None:
+        use_data_root(config, str(data_root))
     plain = config.to_dict()
     epochs = plain["train_cfg"]["max_epochs"]
     if plain.get("max_epochs", epochs) != epochs:
@@ -113,6 +148,7 @@ def _resolve(config: Config) -> dict:
         ensure_configured(plain)
     dataset = plain["train_dataloader"]["dataset"]
     dataset["data_root"] = str(Path(dataset["data_root"]).resolve())
+    plain["work_dir"] = str(work_dir or plain.get("work_dir") or Path(DEFAULT_WORK_DIR, Path(config.filename).stem))
     return plain
 
 
@@ -134,14 +170,26 @@ def _check_kind(work_dir: Path) -> None:
         raise ValueError(f"{work_dir} holds a run of {kind}; choose another --work-dir")
 
 
-def _lacks_rows(file: Path) -> bool:
-    return file.exists() and not read_record(file).content["rows"]
+def _checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> tuple[_Resumed | None, list[str]]:
+    """The newest intact checkpoint, and messages about damaged ones that are newer.
 
-
-def _end(work_dir: Path, seconds: float) -> None:
-    if comm.rank() == 0:
-        _finish_record(work_dir, seconds)
-    comm.stop_processes()  # all processes at once; one that ends with its group open may abort
+    Raises:
+        ValueError: there are checkpoints, but ``resume`` is off, all are damaged, or they are of another config.
+    """
+    files = checkpoint_files(work_dir)
+    if not files:
+        return None, []
+    if not resume:
+        raise ValueError(f"{work_dir} already holds {files[0].name}; pass --resume to continue or choose another --work-dir")
+    path, damaged = newest_intact(work_dir)
+    if path is None:
+        raise ValueError(f"{work_dir} holds no checkpoint to resume from: {'; '.join(damaged)}; put an intact one there or "
+                         "choose another --work-dir")
+    content = load_checkpoint(path)
+    record = content[RECORD_KEY]
+    if record.get("config_sha256") != config_sha256:
+        raise ValueError(f"{path} is of a run of a different config; choose another --work-dir")
+    return _Resumed(path, content["meta"]["seed"], record["setting"]["images"]), damaged
 
 
 def _record(runner: Runner, config: dict) -> dict[str, Any]:
@@ -153,12 +201,6 @@ def _record(runner: Runner, config: dict) -> dict[str, Any]:
     }
     data_root = config["train_dataloader"]["dataset"]["data_root"]
     return new_record(PRETRAINING, identity, protocol={"name": PRETRAINING}, data_root=data_root)
-
-
-def _checkpoint_record(record: Mapping[str, Any], config_sha256: str) -> dict[str, Any]:
-    """The part of a run's record that its checkpoints and exported backbones carry."""
-    kept = ("method", "setting", "repetition", "git_revision")
-    return {**{key: record[key] for key in kept}, "config_sha256": config_sha256}
 
 
 def _finish_record(work_dir: Path, seconds: float | None) -> None:
@@ -182,16 +224,16 @@ def _learner(runner: Runner) -> LocalContrastiveLearner:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
-def _build_runner(config: dict, checkpoint: Path | None, launcher: str) -> Runner:
+def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runner:
     """A runner with everything built that may refuse its options, and checked for what would fail or go wrong later.
 
     Raises:
-        ValueError: something does not fit; the message names the config's key or the mend.
+        ValueError: something does not fit; the message names the config's key or the fix.
     """
-    start = {} if checkpoint is None else dict(resume=True, load_from=str(checkpoint))
+    start = {} if resumed is None else dict(resume=True, load_from=str(resumed.path))
     seed = config.get("randomness", {}).get("seed")
     if seed is None:  # mmengine would draw one, and restore a resumed run's only when its data are shuffled already
-        seed = sync_random_seed() if checkpoint is None else load_checkpoint(checkpoint)["meta"]["seed"]
+        seed = sync_random_seed() if resumed is None else resumed.seed
     runner = Runner.from_cfg(Config(dict(
         per_rank_config(config),
         **start,
@@ -200,48 +242,42 @@ def _build_runner(config: dict, checkpoint: Path | None, launcher: str) -> Runne
     )))
     with comm.main_process_first(), _naming("train_dataloader"):
         assert runner.train_loop is not None  # builds the data set
-    _check_images(runner, config, checkpoint)
+    _check_images(runner, config, resumed)
     with _naming("optim_wrapper"):
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     with _naming("param_scheduler"):
         if runner.param_schedulers is not None:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    _check_parts(runner)
+    _learner(runner).check_optim_wrapper(runner.optim_wrapper)
+    for hook in runner.hooks:
+        if hasattr(hook, "check"):  # ours
+            hook.check(runner)
     return runner
 
 
 @contextmanager
 def _naming(key: str) -> Iterator[None]:
-    """What mmengine raises of a key's options becomes a ``ValueError`` that names the key."""
+    """What mmengine raises about a key's options becomes a ``ValueError`` that names the key."""
     try:
         yield
     except (TypeError, AttributeError, KeyError, AssertionError) as error:
         raise ValueError(f"options of {key} do not fit: {error}") from error
 
 
-def _check_images(runner: Runner, config: dict, checkpoint: Path | None) -> None:
+def _check_images(runner: Runner, config: dict, resumed: _Resumed | None) -> None:
     """Refuses too few images, and others than those that the checkpoint was trained on: their order would be another."""
     loader = config["train_dataloader"]
     root, batch_size, found = loader["dataset"]["data_root"], loader["batch_size"], len(runner.train_dataloader.dataset)
     if found < batch_size:
         raise ValueError(f"{root} holds {found} images, fewer than a batch of {batch_size}; add images or lower "
                          "train_dataloader.batch_size with --cfg-options")
-    known = found if checkpoint is None else load_checkpoint(checkpoint)[RECORD_KEY]["setting"]["images"]
-    if found != known:
-        raise ValueError(f"{root} holds {found} images, but {checkpoint} was trained on {known}; restore them, or start "
-                         "anew in another --work-dir")
-
-
-def _check_parts(runner: Runner) -> None:
-    """Lets the learner refuse the optimizer wrapper, and our hooks the run, before it begins."""
-    _learner(runner).check_optim_wrapper(runner.optim_wrapper)
-    for hook in runner.hooks:
-        if hasattr(hook, "check"):  # ours
-            hook.check(runner)
+    if resumed is not None and found != resumed.images:
+        raise ValueError(f"{root} holds {found} images, but {resumed.path} was trained on {resumed.images}; restore them or "
+                         "start again in another --work-dir")
 
 
 def per_rank_config(config: dict) -> dict:
-    """What one of the processes is to do of a config: its part of the batch, at the learning rate of the whole batch.
+    """The config of one of the processes: its part of the batch, at the learning rate of the whole batch.
 
     Raises:
         ValueError: the batch is of one image or cannot be divided, the learning rate is ambiguous, the schedule does not fit
@@ -262,23 +298,3 @@ def per_rank_config(config: dict) -> dict:
         optim_wrapper=resolve_lr(config["optim_wrapper"], batch_size),
     )
     return dict({"model_wrapper_cfg": dict(type="DataParallelLearner")}, **share) if world_size > 1 else share
-
-
-def _checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> tuple[Path | None, list[str]]:
-    """The newest intact checkpoint, and messages about damaged ones that are newer.
-
-    Raises:
-        ValueError: there are checkpoints, but ``resume`` is off, all are damaged, or they are of another config.
-    """
-    files = checkpoint_files(work_dir)
-    if not files:
-        return None, []
-    if not resume:
-        raise ValueError(f"{work_dir} already holds {files[0].name}; pass --resume to continue or choose another --work-dir")
-    checkpoint, damaged = newest_intact(work_dir)
-    if checkpoint is None:
-        raise ValueError(f"{work_dir} holds no checkpoint to resume from: {'; '.join(damaged)}; put an intact one there or "
-                         "choose another --work-dir")
-    if load_checkpoint(checkpoint)[RECORD_KEY].get("config_sha256") != config_sha256:
-        raise ValueError(f"{checkpoint} is of a run of a different config; choose another --work-dir")
-    return checkpoint, damaged

@@ -4,7 +4,7 @@
     python tools/analyze.py spectrum work_dirs/pretrain/*/epoch_100.pth --data-root my/images       # without labels
     python tools/analyze.py spectrum work_dirs/pretrain/mine/epoch_100.pth random --data-root my/images   # beside random
     python tools/analyze.py kept work_dirs/pretrain/mine/epoch_100.pth          # from the training log beside it
-    python tools/analyze.py memory configs/pretrain/subsampling/k16_simclr_resnet50_cifar10.py      # without a training
+    python tools/analyze.py memory configs/pretrain/decoupled_resnet50_cifar10.py      # without a training
     python tools/analyze.py collapse --thresholds 0.0 0.4 0.8 --seed 1
 
 All but collapse print {"what": ..., "runs": [...]} with a record for each checkpoint, which is also written beside it;

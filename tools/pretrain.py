@@ -44,11 +44,9 @@ def main() -> str:
 
         return units_as_text(model_of_config(config))
     from pretrain.distributed.comm import find_launcher
-    from pretrain.run import pretrain, use_data_root
+    from pretrain.run import pretrain
 
-    if args.data_root:
-        use_data_root(config, args.data_root)
-    return str(pretrain(config, resume=args.resume, launcher=args.launcher or find_launcher()))
+    return str(pretrain(config, resume=args.resume, data_root=args.data_root, launcher=args.launcher or find_launcher()))
 
 
 if __name__ == "__main__":

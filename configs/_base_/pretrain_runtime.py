@@ -15,7 +15,7 @@ custom_hooks = [
     dict(type="ProgressBarHook"),
 ]
 # Means over as many iterations as lie between two lines, but for rates and memory, of which a line has the last value.
-log_processor = dict(window_size=20, mean_pattern="^(?!(.*/)?(lr|base_lr|.*per_second|data_wait|memory_mib)$)")
+log_processor = dict(window_size=20, mean_pattern="^(?!(.*/)?(lr|base_lr|.*per_second|memory_mib)$)")
 visualizer = dict(  # in the work directory: */vis_data/scalars.json, and event files for tensorboard --logdir
     type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
 )

@@ -89,7 +89,7 @@ def check_content(content: dict[str, Any], masks: bool = True) -> tuple[Issues, 
 
     Returns:
         The issues, and counts: images, annotations, categories, and where these have no fatal issues images without
-        annotations, crowd regions and usable objects: those of some area that are no crowd.
+        annotations, crowd regions and usable objects: those of some area that are not a crowd.
     """
     issues = Issues()
     counts = {section: len(content[section]) for section in ("images", "annotations", "categories")}
@@ -159,6 +159,9 @@ def _check_annotations(
             kind, value, fix = fault
             issues.add(kind, f"annotation {number}: {reprlib.repr(value)}", fix)
             continue
+        if masks and isinstance(annotation["segmentation"], list) and not _fills_box(annotation):
+            issues.add("polygons less than half as wide as their box", f"annotation {number}", "their masks will be small "
+                       "or empty; are they given as shares of the image instead of pixels?", fatal=False)
         usable += _is_usable(annotation, images[annotation["image_id"]], issues)
         crowd_regions += annotation["iscrowd"]
         annotated.add(annotation["image_id"])
@@ -166,7 +169,7 @@ def _check_annotations(
     if not usable and not issues.fatal:
         issues.add("files without an object to learn", f"{len(annotations)} annotations",
                    "all annotations are crowd regions or have no area, or there are none")
-    for number in categories.keys() - used:
+    for number in categories.keys() - used if not issues.fatal else ():
         issues.add("categories without an annotation", categories[number]["name"],
                    "their AP is undefined and left out of the mean", fatal=False)
     return dict(images_without_annotations=len(images) - len(annotated), crowd_regions=crowd_regions, usable_objects=usable)
@@ -213,6 +216,11 @@ def _is_usable(annotation: dict[str, Any], image: dict[str, Any], issues: Issues
         issues.add("boxes that reach more than a pixel out of their image", place, "they are clipped; are they given as "
                    "[x1, y1, x2, y2] instead of [x, y, width, height]?", fatal=False)
     return bool(has_area and overlaps and not annotation["iscrowd"] and not annotation.get("ignore"))
+
+
+def _fills_box(annotation: dict[str, Any]) -> bool:
+    columns = [polygon[::2] for polygon in annotation["segmentation"] if polygon]
+    return max(map(max, columns)) - min(map(min, columns)) >= annotation["bbox"][2] / 2
 
 
 def is_proper(polygon: list[float]) -> bool:

@@ -22,8 +22,13 @@ from loco_det.experiment.config import dataset_options, detector_config, detecto
 from loco_det.experiment.inputs import check_processes, missing_data, use_encoder
 from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
-from pretrain.engine.backbone_file import check_same_encoder, state_dict_problems
-from pretrain.engine.checkpoints import CheckpointError, file_sha256, load_checkpoint
+from pretrain.engine.checkpoints import (
+    CheckpointError,
+    check_same_encoder,
+    file_sha256,
+    load_checkpoint,
+    state_dict_problems,
+)
 from pretrain.engine.work_dir import check_writable, write_json
 from pretrain.results.store import DETECTION
 
@@ -74,7 +79,7 @@ def evaluate_checkpoint(
         exists; and ``per_class``: ``bbox`` and ``segm`` -> class -> AP.
 
     Raises:
-        ValueError: the data are missing or broken, the file is no checkpoint, or of another encoder, other classes or
+        ValueError: the data are missing or broken, the file is not a checkpoint, or of another encoder, other classes or
             another architecture than the config's, predictions cannot be written, or several processes were started that do
             not share the images; or as :class:`loco_det.evaluation.coco_ap.CocoAP`.
     """

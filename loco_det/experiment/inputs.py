@@ -142,7 +142,7 @@ def check_backbone(config: Config) -> tuple[dict[str, Any], dict[str, Any] | Non
         ValueError: the file does not fit the encoder, or was trained by another rule than the config's.
     """
     from pretrain.encoders import build_encoder
-    from pretrain.engine.backbone_file import load_into, read_backbone
+    from pretrain.engine.checkpoints import load_into, read_backbone
     from pretrain.results.method import SUPERVISED, backbone_identity, random_identity
 
     method = config.pretrained.method

@@ -134,5 +134,5 @@ def complexity_table(encoder: Mapping[str, Any], size: int) -> Table:
     header, *rows = table_cells(stage_complexity(build_encoder(encoder), size))
     command = None
     if set(encoder) == {"type"}:
-        command = tool_command("complexity", "--encoder", encoder["type"], "--input-size", str(size))
+        command = tool_command("costs", "stages", "--encoder", encoder["type"], "--image-size", str(size))
     return text_table(f"{options_text(encoder)} on images of {size} px", header, rows, command=command)

@@ -15,7 +15,6 @@ The encoder runs once on tensors without data (torch's meta device), which takes
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +30,6 @@ from pretrain.local.units import LocalUnit, Stages
 
 BATCH = 2  # a batch norm in train mode refuses the single 1x1 map that the last stage yields for one small image
 USUAL_SIZE = 224
-LARGEST_SIZE = 2**15  # beyond, sizes in bytes soon overflow
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ class StageComplexity:
 
 @dataclass(frozen=True)
 class EncoderComplexity:
-    """Costs of an encoder for one image of ``input_size`` pixels a side."""
+    """Costs of an encoder for one image of ``image_size`` pixels a side."""
 
-    input_size: int
+    image_size: int
     stages: tuple[StageComplexity, ...]
 
     def total(self, cost: str) -> int:
@@ -75,7 +73,7 @@ class EncoderComplexity:
         """Totals, and under ``stages`` every stage with its shares; for JSON."""
         flops, memory, activation = map(self.percent, ("flops", "memory_elements", "activation_bytes"))
         return {
-            "input_size": self.input_size,
+            "input_size": self.image_size,
             "parameters": self.total("parameters"),
             "gflops": self.total("flops") / 1e9,
             "memory_elements": self.total("memory_elements"),
@@ -94,37 +92,28 @@ class EncoderComplexity:
         }
 
 
-def stage_complexity(encoder: Encoder, input_size: int = USUAL_SIZE) -> EncoderComplexity:
+def stage_complexity(encoder: Encoder, image_size: int = USUAL_SIZE) -> EncoderComplexity:
     """Counts what every stage of an encoder costs; the encoder itself neither runs nor changes.
 
     Args:
         encoder: any encoder, on any device; frozen parameters count as trained ones.
-        input_size: side of the square image.
+        image_size: side of the square image.
 
     Raises:
-        ValueError: the size is out of range, or a stage cannot work on such images; the message names the stage, and the
-            smallest size that works if that is at most 224.
+        ValueError: a stage, which is named, cannot work on images of that size.
     """
-    return EncoderComplexity(input_size, _measured(encoder, encoder.stages, input_size))
+    return EncoderComplexity(image_size, tuple(_measure_stages(encoder, encoder.stages, image_size)))
 
 
-def unit_macs(encoder: Encoder, units: Sequence[LocalUnit], input_size: int = USUAL_SIZE) -> list[int]:
+def unit_macs(encoder: Encoder, units: Sequence[LocalUnit], image_size: int = USUAL_SIZE) -> list[int]:
     """Multiply-adds of every local unit for one image: the forward pass through the blocks that its loss reaches.
 
     Heads are left out. Where each unit has a device of its own, the largest one sets the pace: the column "Max MACs" of
-    Fournier et al., 2023, table 1, which is reproduced to 2.5 %.
-
-    Args:
-        encoder: any encoder, see :func:`stage_complexity`.
-        units: local units of the encoder.
-        input_size: side of the square image.
-
-    Raises:
-        ValueError: as :func:`stage_complexity`.
+    Fournier et al., 2023, table 1, which is reproduced to 2.5 %. Arguments and errors as of :func:`stage_complexity`.
     """
     blocks = {f"{stage}, block {index},": (index, index + 1)
               for stage, (start, end) in encoder.stages.items() for index in range(start, end)}
-    macs = [block.flops for block in _measured(encoder, blocks, input_size)]
+    macs = [block.flops for block in _measure_stages(encoder, blocks, image_size)]
     return [sum(macs[unit.start:unit.end]) for unit in units]
 
 
@@ -148,24 +137,17 @@ def format_table(complexity: EncoderComplexity) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
 
 
-def _measured(encoder: Encoder, stages: Stages, input_size: int) -> tuple[StageComplexity, ...]:
-    """Costs of an encoder by ``stages``, its own or other runs of blocks without gaps; see :func:`stage_complexity`."""
-    if not 1 <= input_size <= LARGEST_SIZE:
-        raise ValueError(f"input size must be between 1 and {LARGEST_SIZE}, not {input_size}")
-    blank = copy.deepcopy(encoder).to("meta", torch.float32).train().requires_grad_(True)
-    try:
-        return tuple(_measure_stages(blank, stages, input_size))
-    except ValueError as error:
-        raise ValueError(f"{error}{_advice(blank, input_size)}") from error
-
-
-def _measure_stages(encoder: Encoder, stages: Stages, input_size: int) -> Iterator[StageComplexity]:
-    x = torch.empty(BATCH, 3, input_size, input_size, device="meta")
+def _measure_stages(encoder: Encoder, stages: Stages, image_size: int) -> Iterator[StageComplexity]:
+    """Costs of an encoder by ``stages``, its own or other runs of blocks without gaps."""
+    if image_size < 1:
+        raise ValueError(f"image size is {image_size}; at least 1 pixel is needed")
+    encoder = copy.deepcopy(encoder).to("meta", torch.float32).train().requires_grad_(True)
+    x = torch.empty(BATCH, 3, image_size, image_size, device="meta")
     saved = _SavedForBackward((x, *encoder.parameters(), *encoder.buffers()))
     for name, (start, end) in stages.items():
         saved_before = saved.bytes
         layers = _branch_layers(encoder, start, end)
-        with _blaming_stage(name, input_size), saved.counting(), _output_sizes(layers) as sizes, \
+        with _naming_stage(name, image_size), saved.counting(), _output_sizes(layers) as sizes, \
                 FlopCounterMode(display=False) as counter:
             x = encoder.run(x, start, end)
             if x.numel() == 0:
@@ -183,25 +165,12 @@ def _measure_stages(encoder: Encoder, stages: Stages, input_size: int) -> Iterat
 
 
 @contextlib.contextmanager
-def _blaming_stage(stage: str, input_size: int) -> Iterator[None]:
-    """Turns whatever a layer says of an input that it cannot take into a ``ValueError`` with the stage's name."""
+def _naming_stage(stage: str, image_size: int) -> Iterator[None]:
+    """Turns whatever a layer raises on an input that it cannot take into a ``ValueError`` with the stage's name."""
     try:
         yield
     except (RuntimeError, ValueError, AssertionError) as error:  # torch's, the encoders' and timm's
-        raise ValueError(f"stage {stage} cannot work on images of {input_size} px: {error}") from error
-
-
-def _advice(encoder: Encoder, input_size: int) -> str:
-    """Names the smallest size that works, if it is at most the usual one; where one size fails, all smaller ones do."""
-
-    def works(size: int) -> bool:
-        with contextlib.suppress(ValueError):
-            return bool(list(_measure_stages(encoder, encoder.stages, size)))
-        return False
-
-    sizes = range(input_size + 1, USUAL_SIZE + 1)
-    index = bisect.bisect_left(sizes, True, key=works)
-    return f"; the smallest size that works is {sizes[index]}" if index < len(sizes) else ""
+        raise ValueError(f"stage {stage} cannot work on images of {image_size} px: {error}; pass larger images") from error
 
 
 def _branch_layers(encoder: Encoder, start: int, end: int) -> list[nn.Module]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import difflib
 import weakref
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from pretrain.costs.complexity import stage_complexity
+from pretrain.engine.cli import load_config
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.local.segments import check_recompute
 
 METHODS: dict[str, dict] = {  # options of the learner; heads as in the paper's main results (LoCo, sections 5.1 and 5.4)
     "simclr": dict(rule="simclr"),
@@ -41,7 +40,6 @@ METHODS: dict[str, dict] = {  # options of the learner; heads as in the paper's 
 }
 BASELINE = "simclr"
 LEFT_OUT = ("type", "encoder", "recompute", "autocast", "compile", "data_preprocessor")  # of a config's model
-LARGEST_BATCH = 2**20
 MEASURED = {  # what pretrain.costs.step_benchmark may add to a report: key -> heading, factor
     "measured_bytes": ("measured peak (GB)", 1e-9), "measured_saving_ratio": ("measured saving", 1),
     "seconds": ("s a step", 1), "time_ratio": ("time ratio", 1),
@@ -79,27 +77,22 @@ def method_options(text: str) -> str | dict:
     Encoder, recomputation and autocast are left out: the caller chooses them.
 
     Raises:
-        ValueError: there is no such method, or the file is not a pretraining config.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a pretraining config.
     """
     if not text.endswith(".py"):
         return text
-    if not Path(text).is_file():
-        raise ValueError(f"config file {text} does not exist; methods without a file are {', '.join(METHODS)}")
-    try:
-        config = Config.fromfile(text, import_custom_modules=False)
-        if "rule" not in config.get("model", {}):
-            raise ValueError("it has no model.rule; configs/pretrain/ has such")
-        import_modules_from_strings(**config.get("custom_imports", {"imports": []}))  # such as an objective of its own
-    except Exception as error:  # whatever a Python file that is not a config may raise
-        raise ValueError(f"{text} is not a pretraining config: {type(error).__name__}: {error}") from error
+    config = load_config(text, Namespace(cfg_options=None, work_dir=None), "", ["model.rule"])
+    import_modules_from_strings(**config.get("custom_imports", {"imports": []}))  # such as an objective of its own
     return {key: value for key, value in config.model.to_dict().items() if key not in LEFT_OUT}
 
 
 def step_cost(
     encoder: str | Mapping,
     method: str | Mapping,
-    batch_size: int = 64,
-    input_size: int = 224,
+    *,
+    batch_size: int = 32,
+    image_size: int = 224,
     recompute: str = "none",
     autocast: str | None = None,
 ) -> StepCost:
@@ -108,21 +101,21 @@ def step_cost(
     Args:
         encoder: name or config of the encoder.
         method: a name in :data:`METHODS`, :data:`CHECKPOINTED`, or the learner's options.
-        batch_size: number of images that pass through the encoder, views counted apart; even.
-        input_size: side of the images.
+        batch_size: images of the step, of each of which two views pass through the encoder.
+        image_size: side of the views.
         recompute: see :data:`pretrain.local.segments.RECOMPUTE`.
         autocast: type of the forward passes, see :class:`~pretrain.learner.LocalContrastiveLearner`; by torch's rules for
             the CPU, which keep the same activations in half precision as those for CUDA where convolutional encoders go.
 
     Raises:
-        ValueError: unknown names or modes, an odd batch, or sizes that do not fit the encoder.
+        ValueError: unknown names or modes, a single image, or sizes that do not fit the encoder.
     """
-    learner, shape = learner_and_views(encoder, method, batch_size, input_size, recompute, autocast)
-    stage_complexity(learner.encoder, input_size)  # refuses a size that a stage cannot take
+    learner = build_learner(encoder, method, recompute, autocast)
+    stage_complexity(learner.encoder, image_size)  # refuses a size that a stage cannot take
     mode = FakeTensorMode()
     _make_fake(learner, mode)
     with mode:
-        data = {"views": torch.empty(shape, dtype=torch.uint8)}
+        data = {"views": torch.empty(views_shape(batch_size, image_size), dtype=torch.uint8)}
         with LiveBytes(_kinds(learner, data)) as live:
             train_step(learner, data, checkpointed=method == CHECKPOINTED)
     gradients = {live.serial(p.grad) for p in learner.parameters() if p.grad is not None}
@@ -144,8 +137,9 @@ def step_cost(
 def compare_methods(
     encoder: str | Mapping,
     methods: Mapping[str, str | Mapping],
-    batch_size: int = 64,
-    input_size: int = 224,
+    *,
+    batch_size: int = 32,
+    image_size: int = 224,
     recompute: str = "none",
     autocast: str | None = None,
 ) -> dict:
@@ -154,8 +148,8 @@ def compare_methods(
     Args:
         encoder: name or config of the encoder.
         methods: name for the report -> method, see :func:`step_cost`.
-        batch_size: images a step.
-        input_size: side of the images.
+        batch_size: images of a step.
+        image_size: side of the views.
         recompute: mode of every method but checkpointed SimCLR; the baseline of the ratios is SimCLR without.
         autocast: see :func:`step_cost`; of the baseline, too.
 
@@ -163,16 +157,17 @@ def compare_methods(
         ``{"batch_size", "input_size", "recompute", "autocast", "baseline": {...}, "methods": {name: {...}}}``; every cost is
         :class:`StepCost` as a dict, methods have ``saving_ratio`` and ``flops_ratio`` besides.
     """
-    baseline = step_cost(encoder, BASELINE, batch_size, input_size, autocast=autocast)
+    sizes = {"batch_size": batch_size, "image_size": image_size, "autocast": autocast}
+    baseline = step_cost(encoder, BASELINE, **sizes)
     report = {}
     for name, method in shown_methods(methods).items():
-        cost = step_cost(encoder, method, batch_size, input_size, recompute, autocast)
+        cost = step_cost(encoder, method, recompute=recompute, **sizes)
         report[name] = {
             **asdict(cost),
             "saving_ratio": baseline.peak_bytes / cost.peak_bytes,
             "flops_ratio": cost.flops / baseline.flops,
         }
-    settings = {"batch_size": batch_size, "input_size": input_size, "recompute": recompute, "autocast": autocast}
+    settings = {"batch_size": batch_size, "input_size": image_size, "recompute": recompute, "autocast": autocast}
     return {**settings, "baseline": asdict(baseline), "methods": report}
 
 
@@ -200,7 +195,7 @@ def format_table(report: Mapping) -> str:
     head += [MEASURED[key][0] for key in measured]
     rule = ["---", *["---:"] * (len(head) - 1)]
     settings = f"{report['autocast'] or 'float32'}, recompute={report['recompute']}"
-    caption = (f"{report['batch_size']} images of {report['input_size']} px, {settings}; "
+    caption = (f"{report['batch_size']} images of {report['input_size']} px, two views each, {settings}; "
                "GB of 10^9 bytes, ratios to SimCLR without recomputation")
     return "\n".join([caption, "", *(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))])
 
@@ -277,27 +272,28 @@ def _flops(func, args: tuple, kwargs: dict, out) -> int:
     return flop_registry[operation](*args, **kwargs, out_val=out) if operation in flop_registry else 0
 
 
-def learner_and_views(
-    encoder: str | Mapping,
-    method: str | Mapping,
-    batch_size: int,
-    input_size: int,
-    recompute: str,
-    autocast: str | None = None,
-) -> tuple[LocalContrastiveLearner, tuple[int, ...]]:
-    """The learner of a method, and the shape of a batch of views; see :func:`step_cost`."""
-    if not 4 <= batch_size <= LARGEST_BATCH or batch_size % 2:
-        raise ValueError(f"batch size is {batch_size}; it counts both views of every image, so an even number from 4 to "
-                         f"{LARGEST_BATCH} is needed")
-    check_recompute(recompute)
+def build_learner(
+    encoder: str | Mapping, method: str | Mapping, recompute: str, autocast: str | None = None
+) -> LocalContrastiveLearner:
+    """The learner of a method, see :func:`step_cost`."""
     options = METHODS[BASELINE] if method == CHECKPOINTED else METHODS.get(method) if isinstance(method, str) else method
     if options is None:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown method {method!r}; known are {', '.join([*METHODS, CHECKPOINTED])}, and "
                          f"pretraining config files such as configs/pretrain/ablations/*.py{hint}")
-    learner = LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast})
-    return learner, (batch_size // 2, 2, 3, input_size, input_size)
+    return LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast})
+
+
+def views_shape(batch_size: int, image_size: int) -> tuple[int, ...]:
+    """Shape of a step's views.
+
+    Raises:
+        ValueError: the batch is of fewer than two images.
+    """
+    if batch_size < 2:
+        raise ValueError(f"batch size is {batch_size}; a contrastive step needs at least 2 images")
+    return batch_size, 2, 3, image_size, image_size
 
 
 def train_step(learner: LocalContrastiveLearner, data: dict[str, Tensor], checkpointed: bool) -> None:

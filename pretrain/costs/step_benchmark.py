@@ -7,8 +7,10 @@ import time
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from pretrain.costs.memory import BASELINE, CHECKPOINTED, learner_and_views, shown_methods, train_step
+from pretrain.costs.memory import BASELINE, CHECKPOINTED, build_learner, shown_methods, train_step, views_shape
+from pretrain.learner import LocalContrastiveLearner
 
 ROUNDS = 12
 BASELINE_RUN = "baseline"
@@ -42,7 +44,9 @@ def add_measurements(
 
     def step_of(run: str) -> Step:
         method, recompute = runs[run]
-        return Step(encoder, method, report["batch_size"], report["input_size"], recompute, report["autocast"], device)
+        learner = build_learner(encoder, method, recompute, report["autocast"]).to(device)
+        views = torch.randint(0, 256, views_shape(report["batch_size"], report["input_size"]), dtype=torch.uint8)
+        return Step(learner, views.to(device), checkpointed=method == CHECKPOINTED)
 
     peaks = {run: step_of(run).peak_bytes() for run in runs} if memory else {}
     times = _alternate({run: step_of(run) for run in runs}) if seconds else {}
@@ -56,26 +60,14 @@ def add_measurements(
 
 
 class Step:
-    """A training step of a method that can be repeated; arguments as for :func:`pretrain.costs.memory.step_cost`."""
+    """A training step that can be repeated."""
 
-    def __init__(
-        self,
-        encoder: str | Mapping,
-        method: str | Mapping,
-        batch_size: int,
-        input_size: int,
-        recompute: str,
-        autocast: str | None,
-        device: torch.device,
-    ) -> None:
-        learner, shape = learner_and_views(encoder, method, batch_size, input_size, recompute, autocast)
-        self._learner = learner.to(device)
-        self._data = {"views": torch.randint(0, 256, shape, dtype=torch.uint8, device=device)}
-        self._checkpointed = method == CHECKPOINTED
+    def __init__(self, learner: LocalContrastiveLearner, views: Tensor, checkpointed: bool) -> None:
+        self._learner, self._data, self._checkpointed = learner, {"views": views}, checkpointed
         self.seconds()  # the first one loads kernels and picks algorithms
 
     def seconds(self) -> float:
-        """Makes the step and says how long it took."""
+        """Makes the step and returns how long it took."""
         self._learner.zero_grad(set_to_none=True)
         self._wait()
         start = time.perf_counter()
@@ -84,7 +76,7 @@ class Step:
         return time.perf_counter() - start
 
     def peak_bytes(self) -> int:
-        """Makes the step and says what the CUDA allocator held at its peak; nothing else may be on the device."""
+        """Makes the step and returns what the CUDA allocator held at its peak; nothing else may be on the device."""
         torch.cuda.reset_peak_memory_stats()
         self.seconds()
         return torch.cuda.max_memory_allocated()

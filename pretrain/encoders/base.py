@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmengine.registry import Registry
@@ -44,7 +44,7 @@ class Encoder(nn.Module, ABC):
     def block(self, index: int) -> nn.Sequential:
         """Block ``index`` as a module over the registered layers.
 
-        Block 0 is the stem's layers followed by the first residual block as the last child. It is made anew at each call
+        Block 0 is the stem's layers followed by the first residual block as the last child. It is made at each call
         and never registered: a replaced layer (SyncBN conversion, say) is picked up, and the state dict keeps the
         subclass's own names.
         """
@@ -95,14 +95,11 @@ def build_encoder(spec: str | Mapping) -> Encoder:
     Raises:
         ValueError: no encoder has that name (the message lists the nearest ones), or its arguments do not fit.
     """
-    spec = {"type": spec} if isinstance(spec, str) else dict(spec)
-    name = spec.get("type")
-    known = sorted(ENCODERS.module_dict)
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known
-        raise ValueError(f"unknown encoder {name!r}; nearest known names: {', '.join(near)}")
+    options = {"type": spec} if isinstance(spec, str) else dict(spec)
+    name = options.pop("type", None)
+    make = _encoder_type(name)
     try:
-        return ENCODERS.module_dict[spec.pop("type")](**spec)
+        return make(**options)
     except TypeError as error:
         raise ValueError(f"arguments of encoder {name!r} do not fit: {error}") from error
 
@@ -114,11 +111,16 @@ def encoder_spec(encoder: str | Mapping) -> dict[str, Any]:
         ValueError: no encoder has that name.
     """
     options = {"type": encoder} if isinstance(encoder, str) else dict(encoder)
-    make = ENCODERS.module_dict.get(options.get("type"))
-    if make is None:
-        raise ValueError(f"encoder {options.get('type')!r} is not one of {', '.join(sorted(ENCODERS.module_dict))}")
-    parameters = inspect.signature(make).parameters
+    parameters = inspect.signature(_encoder_type(options.get("type"))).parameters
     return {key: value for key, value in options.items() if key not in parameters or value != parameters[key].default}
+
+
+def _encoder_type(name: Any) -> Callable[..., Encoder]:
+    known = ENCODERS.module_dict
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or sorted(known)
+        raise ValueError(f"unknown encoder {name!r}; nearest known names: {', '.join(near)}")
+    return known[name]
 
 
 def encoder_label(encoder: str | Mapping) -> str:

@@ -14,7 +14,7 @@ convolutions at 224 px):
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, floor
+from math import floor
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -77,15 +77,8 @@ class BilinearResize(nn.Module):
         self.ratio = ratio
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature map ``(B, C, h, w)`` -> ``(B, C, ratio * h, ratio * w)``; autograd saves neither of them.
-
-        Raises:
-            ValueError: a side would become 0.
-        """
+        """Feature map ``(B, C, h, w)`` -> ``(B, C, ratio * h, ratio * w)``; autograd saves neither of them."""
         size = [floor(side * self.ratio + Fraction(1, 2)) for side in x.shape[-2:]]
-        if 0 in size:
-            raise ValueError(f"a feature map of {x.shape[-2]}x{x.shape[-1]} cannot be resized by {self.ratio}; "
-                             f"sides of at least {ceil(1 / (2 * self.ratio))} are needed, so pass larger images")
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
     def extra_repr(self) -> str:

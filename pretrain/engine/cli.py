@@ -19,15 +19,15 @@ CLOSED_PIPE = 141  # what shells report of a process that SIGPIPE ended: 128 + 1
 
 
 def note(message: str) -> None:
-    """Tells the user something on stderr."""
+    """Prints a message to stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def command(main: Callable[[], str]) -> Callable[[], None]:
     """Makes a tool's entry point of a function that returns what belongs on stdout.
 
-    Meanwhile whatever libraries print or log goes to stderr. A ``ValueError`` or a file that cannot be read or written, that
-    is what a user can mend, becomes one line on stderr and exit code 2; a run that failed or was interrupted
+    Meanwhile whatever libraries print or log goes to stderr. What a user can fix, a ``ValueError`` or a file that cannot be
+    read or written, becomes one line on stderr and exit code 2; a run that failed or was interrupted
     (:mod:`pretrain.errors`) becomes one line and its own exit code; its ``output`` goes to stdout.
     Set ``LOCO_DET_TRACEBACK=1`` to see where it came from.
     """
@@ -44,19 +44,19 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
             if getattr(error, "output", None) is not None:
                 _print_result(error.output)
             sys.exit(getattr(error, "exit_code", USAGE_ERROR))
-        if os.environ.get("RANK", "0") == "0":  # of many processes one speaks
+        if os.environ.get("RANK", "0") == "0":  # only the main process prints
             _print_result(output)
 
     return entry_point
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether a user can mend it: an ``OSError`` only where it says which file it is about."""
+    """Whether a user can fix it: an ``OSError`` only where it says which file it is about."""
     return not isinstance(error, OSError) or isinstance(error, FileNotFoundError) or error.filename is not None
 
 
 def _print_result(output: str) -> None:
-    """Writes to stdout now, and ends the process without a word where nobody reads any more, as before ``| head``."""
+    """Writes to stdout now, and ends the process quietly where nobody reads any more, as before ``| head``."""
     try:
         print(output, flush=True)
     except BrokenPipeError:
@@ -65,7 +65,7 @@ def _print_result(output: str) -> None:
 
 
 class Overrides(DictAction):
-    """mmengine's ``k=v`` pairs on the command line, with a message for what is none; their text is kept, too."""
+    """mmengine's ``k=v`` pairs on the command line, with a message for what is not one; their text is kept, too."""
 
     def __call__(
         self,

@@ -1,21 +1,22 @@
-"""A training loop that goes on within an epoch, and comes to an orderly stop when SIGTERM, SIGUSR1 or Ctrl-C asks for it."""
+"""A training loop that goes on within an epoch, with the random numbers of then, and stops orderly on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
-
-from pretrain.engine.random_state import unchanged_random_state
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # SLURM, SLURM with --signal=USR1, Ctrl-C
 _CTRL_C_AGAIN = b"\nstopping after this iteration, with a checkpoint; Ctrl-C again ends the run at once, without\n"
@@ -65,7 +66,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
 
     Between two iterations, and after the hooks at an epoch's end, the loop calls the hooks' ``between_train_iters(runner)``:
     ``runner.epoch`` and ``runner.iter`` are then what a run resumed from this state starts with, and
-    ``runner.train_loop.stop_request`` tells whether a signal has come.
+    ``runner.train_loop.stop_request`` says whether a signal has come.
 
     Args:
         runner: the runner.
@@ -100,7 +101,7 @@ class ResumableTrainLoop(EpochBasedTrainLoop):
         done, length = self.iter - self.epoch * len(self.dataloader), len(self.dataloader)
         if not 0 <= done <= length:
             raise ValueError(f"iteration {self.iter} does not lie in epoch {self.epoch + 1} of {length} iterations; the "
-                             "number of images or processes has changed since the checkpoint: restore them or start anew")
+                             "number of images or processes has changed since the checkpoint: restore them or start again")
         # within an epoch, the undisturbed run has done this before the state that was restored
         with unchanged_random_state() if done else nullcontext():
             self.runner.call_hook("before_train_epoch")
@@ -144,3 +145,39 @@ def _exit_when_parent_terminates() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
+
+
+def random_state() -> dict[str, Any]:
+    """States of torch's, numpy's and Python's global generators, and of the current CUDA device's where there is one.
+
+    Plain data, so that ``torch.load(..., weights_only=True)`` reads it.
+    """
+    algorithm, keys, position, has_gauss, cached_gaussian = np.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": (algorithm, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached_gaussian),
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Puts back what :func:`random_state` returned; its tensors may lie on any device."""
+    algorithm, keys, *rest = state["numpy"]
+    torch.set_rng_state(state["torch"].cpu())
+    np.random.set_state((algorithm, keys.cpu().numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+@contextmanager
+def unchanged_random_state() -> Iterator[None]:
+    """Whatever is drawn or seeded inside leaves the generators as they were."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

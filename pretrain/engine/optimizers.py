@@ -1,9 +1,11 @@
-"""LARS, what it leaves alone, and loss scaling for float16."""
+"""LARS and what it leaves alone, loss scaling for float16, learning rates by batch size, and schedules that fit the run."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+LR_RULES = ("linear", "sqrt")
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)  # batch and instance norms of every kind are _NormBase
 
 
@@ -33,15 +36,15 @@ class LARS(torch.optim.Optimizer):
 
     Args:
         params: parameters or parameter groups.
-        lr: global learning rate, >= 0.
-        momentum: in [0, 1).
-        weight_decay: L2 coefficient ``b``, >= 0.
-        trust_coefficient: the paper's eta, > 0.
-        eps: added to the denominator, >= 0.
+        lr: global learning rate.
+        momentum: as above.
+        weight_decay: L2 coefficient ``b``.
+        trust_coefficient: the paper's eta.
+        eps: added to the denominator.
         adapt: whether a group that does not say so itself is adapted.
 
     Raises:
-        ValueError: an option is out of range, of whichever group.
+        ValueError: an option of any group is negative.
     """
 
     def __init__(
@@ -58,32 +61,16 @@ class LARS(torch.optim.Optimizer):
                                       trust_coefficient=trust_coefficient, eps=eps, adapt=adapt))
 
     def add_param_group(self, param_group: dict) -> None:
-        """Adds a group; options that it lacks are the optimizer's.
-
-        Raises:
-            ValueError: an option is out of range.
-        """
+        """Adds a group; options that it lacks are the optimizer's."""
         options = {**self.defaults, **param_group}
-        ranges = {
-            "lr": (lambda x: x >= 0, "at least 0"),
-            "momentum": (lambda x: 0 <= x < 1, "in [0, 1)"),
-            "weight_decay": (lambda x: x >= 0, "at least 0"),
-            "trust_coefficient": (lambda x: x > 0, "above 0"),
-            "eps": (lambda x: x >= 0, "at least 0"),
-            "adapt": (lambda x: isinstance(x, bool), "True or False"),
-        }
-        for name, (fits, needed) in ranges.items():
-            if not fits(options[name]):
-                raise ValueError(f"{name} of LARS is {options[name]!r}; it must be {needed}")
+        for name in ("lr", "momentum", "weight_decay", "trust_coefficient", "eps"):
+            if not options[name] >= 0:
+                raise ValueError(f"{name} of LARS is {options[name]!r}; it must be at least 0")
         super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One update of every parameter that has a gradient; the device is never waited for.
-
-        Raises:
-            ValueError: a gradient is sparse.
-        """
+        """One update of every parameter that has a gradient; the device is never waited for."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -96,8 +83,6 @@ class LARS(torch.optim.Optimizer):
     def _update(self, params: list[Tensor], group: Mapping[str, Any]) -> None:
         """The update of parameters of one group, device and dtype."""
         grads = [p.grad for p in params]
-        if any(grad.is_sparse for grad in grads):
-            raise ValueError("LARS does not take sparse gradients; build the layer with sparse=False")
         for p in params:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -138,7 +123,7 @@ class ContrastiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: mmengine's config of wrapper and optimizer, its ``lr_scaling`` resolved
-            (:func:`pretrain.engine.learning_rates.resolve_lr`).
+            (:func:`resolve_lr`).
         paramwise_cfg: ``exclude_norm_and_bias``, True or False; there is no default.
 
     Raises:
@@ -151,8 +136,7 @@ class ContrastiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f"paramwise_cfg of {type(self).__name__} is {self.paramwise_cfg}; it must be "
                              "dict(exclude_norm_and_bias=True) or the same with False")
         if "lr_scaling" in self.optim_wrapper_cfg:
-            raise ValueError("optim_wrapper has lr_scaling; pass the config through "
-                             "pretrain.engine.learning_rates.resolve_lr")
+            raise ValueError("optim_wrapper has lr_scaling; pass the config through pretrain.engine.optimizers.resolve_lr")
 
     def add_params(self, params: list[dict], module: nn.Module, prefix: str = "", is_dcn_module: bool | None = None) -> None:
         """Appends the groups of all of ``module``'s trainable parameters to ``params``."""
@@ -187,7 +171,7 @@ class LossScalingOptimWrapper(OptimWrapper):
         device: device type of the parameters; by default the first parameter's.
         init_scale: first loss scale.
         growth_interval: steps with finite gradients after which the scale is doubled.
-        **options: mmengine's, ``optimizer`` and ``clip_grad`` for two.
+        **options: mmengine's, such as ``optimizer`` and ``clip_grad``.
     """
 
     def __init__(
@@ -224,7 +208,7 @@ class LossScalingOptimWrapper(OptimWrapper):
         return {**super().state_dict(), "loss_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Loads what :meth:`state_dict` gave; the scale starts anew where a run without loss scaling saved it."""
+        """Loads what :meth:`state_dict` gave; the scale starts again where a run without loss scaling saved it."""
         state = dict(state_dict)
         scaler_state = state.pop("loss_scaler", None)
         if scaler_state is not None:
@@ -243,3 +227,71 @@ def check_no_accumulation(optim_wrapper_config: Mapping[str, Any]) -> None:
         raise ValueError(f"optim_wrapper.accumulative_counts is {counts}; contrastive losses cannot be accumulated over "
                          "smaller batches, whose images would see fewer negatives. Remove it and save memory by "
                          "model.recompute (norm, stage or block), more processes or model.autocast=bfloat16")
+
+
+def scaled_lr(base_lr: float, batch_size: int, rule: str) -> float:
+    """Learning rate for a global batch of ``batch_size`` images.
+
+    ``"linear"``: ``base_lr * batch_size / 256`` (Goyal et al. 2017; SimCLR, section 2.3, with 0.3, which is the LoCo paper's
+    4.8 at 4096). ``"sqrt"``: ``base_lr * sqrt(batch_size)`` (SimCLR, appendix B.1, with 0.075, which is the same at 4096 and
+    more at smaller batches).
+
+    Raises:
+        ValueError: there is no such rule.
+    """
+    if rule not in LR_RULES:
+        raise ValueError(f"unknown rule of lr_scaling {rule!r}; known are {', '.join(LR_RULES)}")
+    return base_lr * (batch_size / 256 if rule == "linear" else math.sqrt(batch_size))
+
+
+def resolve_lr(optim_wrapper_config: Mapping[str, Any], global_batch_size: int) -> dict[str, Any]:
+    """Replaces ``lr_scaling=dict(rule=..., base_lr=...)`` of an optimizer wrapper's config by the ``optimizer.lr`` it gives.
+
+    Args:
+        optim_wrapper_config: mmengine's config with one of the two; left as it is.
+        global_batch_size: images a step over all processes.
+
+    Returns:
+        A copy with ``optimizer.lr`` and without ``lr_scaling``.
+
+    Raises:
+        ValueError: both or neither are given, or ``lr_scaling`` does not fit :func:`scaled_lr`.
+    """
+    config = copy.deepcopy(dict(optim_wrapper_config))
+    scaling = config.pop("lr_scaling", None)
+    lr = config["optimizer"].get("lr")
+    if (scaling is None) == (lr is None):
+        raise ValueError(f"optim_wrapper has optimizer.lr={lr} and lr_scaling={scaling!r}; set one of them, such as "
+                         "lr_scaling=dict(rule='linear', base_lr=0.3), and the other to None")
+    if scaling is None:
+        return config
+    if not isinstance(scaling, Mapping) or scaling.keys() != {"rule", "base_lr"}:
+        raise ValueError(f"lr_scaling is {scaling!r}; it must be dict(rule=..., base_lr=...)")
+    config["optimizer"]["lr"] = scaled_lr(scaling["base_lr"], global_batch_size, scaling["rule"])
+    return config
+
+
+def check_schedule(param_scheduler: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None, max_epochs: int) -> None:
+    """Refuses a schedule that does not end when training does.
+
+    Args:
+        param_scheduler: mmengine's configs; those without ``end`` run to the last epoch. None for a constant learning rate.
+        max_epochs: epochs of the run.
+
+    Raises:
+        ValueError: there is no epoch, a phase begins after the last one, or the schedule ends earlier or later.
+    """
+    if max_epochs < 1:
+        raise ValueError(f"train_cfg.max_epochs is {max_epochs}; at least 1 is needed")
+    schedulers = [param_scheduler] if isinstance(param_scheduler, Mapping) else list(param_scheduler or [])
+    for index, scheduler in enumerate(schedulers):
+        begin = scheduler.get("begin", 0)
+        if "end" not in scheduler and scheduler.get("by_epoch", True) and begin >= max_epochs:
+            raise ValueError(f"{scheduler['type']} (param_scheduler.{index}) begins after epoch {begin}, but "
+                             f"train_cfg.max_epochs is {max_epochs}; train longer, or shorten the warm-up before it (with "
+                             f"--cfg-options: param_scheduler.{max(index - 1, 0)}.end and param_scheduler.{index}.begin)")
+    ends = [scheduler["end"] for scheduler in schedulers if "end" in scheduler and scheduler.get("by_epoch", True)]
+    if len(ends) == len(schedulers) > 0 and max(ends) != max_epochs:  # with an open end, one phase follows the run
+        last = ends.index(max(ends))
+        raise ValueError(f"{schedulers[last]['type']} (param_scheduler.{last}) ends with epoch {max(ends)}, but "
+                         f"train_cfg.max_epochs is {max_epochs}; leave its end out in the config, so that it follows")

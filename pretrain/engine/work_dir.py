@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD_NAME = "run.json"
-# How a run is carried out or spoken of, not what it computes: may change between a run and its continuation.
+# How a run is carried out, not what it computes: may change between a run and its continuation.
 EXECUTION_KEYS = frozenset({
     "work_dir", "resume", "launcher", "env_cfg", "config_file", "hint", "num_workers", "persistent_workers", "pin_memory",
     "cache", "cache_mib", "log_processor", "visualizer", "device",
@@ -66,7 +66,7 @@ def check_work_dir(work_dir: str | Path, config: Mapping[str, Any]) -> str:
 
 
 def init_work_dir(work_dir: str | Path, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """Writes the record of the run into ``work_dir``, unless it is there; to be called when all input has been found good.
+    """Writes the record of the run into ``work_dir``, unless it is there; to be called when all input is known to be good.
 
     Args:
         work_dir: may not exist yet.

@@ -22,7 +22,7 @@ from pretrain.costs.complexity import unit_macs
 from pretrain.costs.memory import method_options, step_cost
 from pretrain.distributed import comm
 from pretrain.encoders import Encoder, build_encoder
-from pretrain.engine.backbone_file import read_backbone
+from pretrain.engine.checkpoints import read_backbone
 from pretrain.eval.data import load_unlabelled_images
 from pretrain.eval.evaluate import (
     METRICS,
@@ -201,7 +201,7 @@ def _kept_pairs(file: Path, iterations: int) -> dict[str, Any]:
               if record["iter"] <= iterations and any(key.startswith("kept_positive_") for key in record)]
     if not logged:
         raise ValueError(f"{file.parent} logged no kept pairs up to {file.name}: it trained on all of them; pretrain with a "
-                         "threshold, as configs/pretrain/subsampling/k*_subsampled_*.py do")
+                         "threshold, with model.objective.threshold")
     records = [record for record, _ in logged]
     units = [unit for unit in log.units("kept_positive_") if any(f"kept_positive_{unit}" in record for record in records)]
     return {
@@ -280,7 +280,8 @@ def count_step(model: Mapping[str, Any], optimizer: Mapping[str, Any], step: Map
         ``unit_macs`` (:func:`pretrain.costs.complexity.unit_macs`), and of the largest, ``largest_unit_macs``.
     """
     autocast = None if step["precision"] == "float32" else "bfloat16"  # float16 has the same sizes
-    cost = step_cost(model["encoder"], model, 2 * step["batch_size"], step["image_size"], step["recompute"], autocast)
+    cost = step_cost(model["encoder"], model, batch_size=step["batch_size"], image_size=step["image_size"],
+                     recompute=step["recompute"], autocast=autocast)
     with torch.device("meta"):
         blank = build_encoder(model["encoder"])
     units = build_units(model["rule"], blank.stages, allow_untrained=True)

@@ -21,8 +21,7 @@ from tqdm import tqdm
 from pretrain.data.dataset import check_corrupt
 from pretrain.distributed import comm
 from pretrain.encoders import Encoder, build_encoder
-from pretrain.engine.backbone_file import load_into, read_backbone
-from pretrain.engine.checkpoints import CheckpointError, check_is_file
+from pretrain.engine.checkpoints import CheckpointError, check_is_file, load_into, read_backbone
 from pretrain.errors import RunFailedError
 from pretrain.eval.data import LabelledData, LabelledImages, evaluation_loader
 from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD

@@ -150,7 +150,7 @@ def train_on_images(
     stages = measure(model, test_loader)
     for name, found in stages.items():
         found["train_top1"] = train_top1[name]
-    return stages, {name: len(check_corrupt(each.dataset)) for name, each in (("train", loader), ("test", test_loader))}
+    return stages, dict(train=len(check_corrupt(loader.dataset)), test=len(check_corrupt(test_loader.dataset)))
 
 
 def fit(

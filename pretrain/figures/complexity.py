@@ -139,7 +139,8 @@ def _draw_shares(ax: Axes, complexity: EncoderComplexity, paper: Mapping[str, Se
 
 def _peaks(encoder: str | Mapping[str, Any], batch_size: int, image_size: int) -> dict[str, dict[str, int]]:
     """Peak bytes by method and mode of recomputation."""
-    return {method: {mode: step_cost(encoder, method, batch_size, image_size, mode).peak_bytes
+    return {method: {mode: step_cost(
+                         encoder, method, batch_size=batch_size // 2, image_size=image_size, recompute=mode).peak_bytes
                      for mode in (("none", "block") if method in RECOMPUTED else ("none",))}
             for method in COMPARED}
 

@@ -13,8 +13,7 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from pretrain.encoders import encoder_label
-from pretrain.engine.backbone_file import RECORD_KEY
-from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.engine.cli import load_config
 from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.heads import ProjectionHead

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from loco_det.experiment.experiment import run_experiments
 from loco_det.report.render import write_report
-from pretrain.engine.backbone_file import export_backbone
+from pretrain.engine.checkpoints import export_backbone
 from pretrain.eval.evaluate import evaluate
 from pretrain.figures.curves import draw_curves
 from pretrain.figures.unit_layout import read_model, rule_layout

@@ -13,8 +13,7 @@ from torch import nn
 
 from pretrain.data.device_views import BatchedTwoViews
 from pretrain.data.views import ViewOptions, jitter_strengths
-from pretrain.engine.learning_rates import check_schedule, resolve_lr
-from pretrain.engine.optimizers import LARS, check_no_accumulation
+from pretrain.engine.optimizers import LARS, check_no_accumulation, check_schedule, resolve_lr
 from pretrain.learner import LocalContrastiveLearner
 from tests.conftest import ROOT
 

@@ -1,4 +1,4 @@
-"""The mmengine model: it learns, in bfloat16 too, and reads out."""
+"""The mmengine model: it learns, in bfloat16 too, in plain torch too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from mmengine.optim import OptimWrapper
 
+import pretrain
 import tests.pretrain.custom_method  # noqa: F401  (registers an objective and a rule)
 from pretrain.engine.optimizers import LossScalingOptimWrapper
 from pretrain.learner import LocalContrastiveLearner
@@ -97,7 +99,28 @@ def test_a_step_without_any_pair_changes_no_weight():
     assert all(map(torch.equal, before, learner.parameters()))
 
 
-def test_readout_gives_every_stage():
+def test_five_lines_of_plain_torch():
+    """A torchvision model, whose own weights are trained; gradients are those of a learner built by name."""
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18()
+    learner = pretrain.LocalContrastiveLearner(pretrain.ResNetEncoder(net), rule="loco", head=dict(conv_blocks=1))
+    optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+    named = LocalContrastiveLearner("resnet18", "loco", dict(conv_blocks=1))
+    named.load_state_dict(learner.state_dict())
+    wrapper = OptimWrapper(torch.optim.SGD(named.parameters(), lr=0.1))
+
+    logs = learner.backward(batch()["views"])
+    gradients = [parameter.grad.clone() for parameter in learner.parameters()]
+    before = net.layer4[1].conv2.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(net.layer4[1].conv2.weight, before) and net.fc.weight.grad is None
+    assert logs == named.train_step(batch(), wrapper)
+    assert all(torch.equal(grad, parameter.grad) for grad, parameter in zip(gradients, named.parameters(), strict=True))
+    with pytest.raises(ValueError, match="fresh_encoder"):
+        LocalContrastiveLearner(pretrain.ResNetEncoder(net), "loco", dict(conv_blocks="stage"))
+
+
+def test_features_of_every_stage():
     """Images in, feature maps out, normalised as in training."""
     learner = LocalContrastiveLearner("resnet18", "loco").eval()
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -137,16 +160,6 @@ def test_images_are_freed_before_the_upper_units_run(monkeypatch):
     learner.encoder.layer3[0].register_forward_hook(lambda m, args, out: alive.extend(i() is not None for i in images))
     learner.train_step(batch(4), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
     assert alive == [False, False]  # nor what the stem takes of them
-
-
-def test_untrained_blocks_are_said(monkeypatch):
-    """They are allowed only with the flag, and then named in the log."""
-    said = []
-    monkeypatch.setattr("pretrain.learner.print_log", lambda message, **_: said.append(message))
-    LocalContrastiveLearner("resnet18", "loco")
-    assert not said
-    LocalContrastiveLearner("resnet18", [(2, 8)], allow_untrained=True)
-    assert "no local unit updates blocks 0, 1" in said[0]
 
 
 def test_bad_options_are_refused():

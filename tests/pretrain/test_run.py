@@ -13,16 +13,17 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from pretrain.distributed import comm
-from pretrain.engine.backbone_file import RECORD_KEY
-from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.engine.work_dir import config_fingerprint, init_work_dir
+from pretrain.errors import RunFailedError
 from pretrain.results.store import DETECTION, new_record, write_record
 from pretrain.run import _identity, _resolve, per_rank_config, pretrain, use_data_root
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.eval.written import identity_of_config
 
 CONFIG = "configs/pretrain/loco_resnet18_demo.py"
-SMALL = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32"]
+SMALL = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32",
+         "model.encoder.width=8"]
 
 
 def options(folder, work_dir, *more):
@@ -77,7 +78,8 @@ def test_resume_from_any_epoch_is_bit_exact(finished_run, tmp_path, synthetic_ro
 def small_config(work_dir, images, **changes) -> Config:
     """The demo's LoCo on few images, with changes by dotted key."""
     config = Config.fromfile(ROOT / CONFIG, import_custom_modules=False)
-    config.merge_from_dict({"train_dataloader.batch_size": 4, "train_dataloader.dataset.views.size": 32,
+    config.merge_from_dict({"train_dataloader.batch_size": 4, "model.encoder.width": 8,
+                            "train_dataloader.dataset.views.size": 32,
                             "train_cfg.max_epochs": 3, **changes})
     config.work_dir = str(work_dir)
     use_data_root(config, str(images))
@@ -99,25 +101,31 @@ def test_other_images_than_before_are_noticed_at_resume(finished_run, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_epochs": 1}, "max_epochs=1, but train_cfg.max_epochs=3.*set train_cfg.max_epochs"),
+        ({"max_epochs": 1}, "max_epochs=1, but train_cfg.max_epochs=3"),
         ({"optim_wrapper.optimizer.type": "LARSS"}, "options of optim_wrapper do not fit"),
-        ({"optim_wrapper.optimizer.momentum": 2}, "options of optim_wrapper do not fit"),
         ({"optim_wrapper.type": "AmpOptimWrapper"}, "optim"),
+        ({"optim_wrapper.accumulative_counts": 4}, "accumulative_counts is 4"),
         ({"model.autocast": "float16"}, "float16 needs LossScalingOptimWrapper"),
+        ({"model.encoder.type": "resnet19"}, "unknown encoder 'resnet19'"),
+        ({"model.rule.type": "locco"}, "unknown learning rule 'locco'"),
+        ({"model.rule": [(0, 9)]}, "0,9"),
         ({"param_scheduler.0.tempo": 2}, "options of param_scheduler do not fit"),
         ({"train_dataloader.dataset.views.colour_strength": 0.5}, "options of train_dataloader do not fit.*colour_strength"),
+        ({"train_dataloader.dataset.views.size": 4}, "view size is 4"),
+        ({"train_dataloader.batch_size": 1}, "batch_size is 1"),
+        ({"train_dataloader.batch_size": 64}, "holds 8 images, fewer than a batch of 64"),
         ({"train_cfg.max_epochs": 0}, "max_epochs is 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_directory_is_claimed(changes, message, tmp_path, image_folder):
-    """So that the mended command may use it."""
+    """So that the fixed command may use it."""
     with pytest.raises(ValueError, match=message):
         pretrain(small_config(tmp_path / "w", image_folder, **changes))
     assert not (tmp_path / "w" / "run.json").exists()
 
 
 def test_a_directory_without_a_checkpoint_is_free(tmp_path, image_folder):
-    """A run that failed in its first steps does not stand in the way of its mended config."""
+    """A run that failed in its first steps does not stand in the way of its fixed config."""
     work_dir = tmp_path / "w"
     for temperature, epochs in ((0.0001, 1), (0.2, 1)):
         config = small_config(work_dir, image_folder, **{"model.objective.temperature": temperature,
@@ -159,7 +167,7 @@ def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, 
     content = load_checkpoint(finished_run / "epoch_1.pth")
     content["meta"]["seed"] = 12345
     config = small_config(tmp_path, synthetic_root / "unlabeled2017", randomness=dict(seed=None, _delete_=True))
-    sha256, _ = config_fingerprint(_identity(_resolve(config)))
+    sha256, _ = config_fingerprint(_identity(_resolve(config, None, None)))
     content[RECORD_KEY]["config_sha256"] = sha256
     torch.save(content, tmp_path / "epoch_1.pth")
     pretrain(config, resume=True)
@@ -168,7 +176,7 @@ def test_a_drawn_seed_is_kept_at_resume(finished_run, tmp_path, synthetic_root, 
 
 @pytest.mark.slow
 def test_a_work_dir_belongs_to_one_config(finished_run, synthetic_root, run_tool):
-    """Another config is refused with the differing key; the same one without --resume is told what to do."""
+    """Another config is refused with the differing key; the same one without --resume says what to do."""
     arguments = options(synthetic_root / "unlabeled2017", finished_run)
     assert_one_line_error(run_tool("pretrain", CONFIG, *arguments, "model.objective.temperature=0.5"),
                           "different config", "model.objective.temperature", "--work-dir")
@@ -187,7 +195,7 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
     assert (record["method"]["label"], record["repetition"], record["epoch"]) == ("LoCo", {"seed": 0}, 3)
     setting = record["setting"]
     assert (setting["encoder"], setting["batch_size"], setting["image_size"], setting["images"], setting["epochs"]) == (
-        {"type": "resnet18"}, 4, 32, 12, 3)
+        {"type": "resnet18", "width": 8}, 4, 32, 12, 3)
     assert len(record["config_sha256"]) == 64 and record["argv"][1:] == [
         str(finished_run / "epoch_3.pth"), str(tmp_path / "b.pth")]
     (tmp_path / "cut.pth").write_bytes((finished_run / "epoch_3.pth").read_bytes()[:5000])
@@ -213,26 +221,34 @@ def test_corrupt_images_are_reported_skipped_and_bounded(image_folder, tmp_path,
     [
         (["no/such.py"], ["no/such.py does not exist"]),
         ([CONFIG, "--data-root", "no/such/folder"], ["no/such/folder does not exist", "--data-root"]),
-        ([CONFIG, "--cfg-options", "model.rule.type=locco"], ["unknown learning rule 'locco'", "gim, loco, sharing"]),
-        ([CONFIG, "--cfg-options", "model.rule=[(0,9)]"], ["[0,9) reaches past the encoder's end", "8 blocks"]),
-        ([CONFIG, "--cfg-options", "model.rule=5"], ["learning rule 5 is neither a name nor a list"]),
-        ([CONFIG, "--cfg-options", "train_dataloader.dataset.views.size=4"], ["view size is 4"]),
-        ([CONFIG], ["holds 8 images, fewer than a batch of 64"]),
-        ([CONFIG, "--cfg-options", "train_dataloader.batch_size=1"], ["batch_size is 1", "at least 2 images"]),
-        ([CONFIG, "--cfg-options", "optim_wrapper.accumulative_counts=4"], ["accumulative_counts", "negatives"]),
         ([CONFIG, "--launcher", "slurm"], ["launcher 'slurm'", "SLURM_PROCID"]),
         (["configs/mask_rcnn_loco_demo.py"], ["is not one for this tool"]),
-        ([CONFIG, "--cfg-options", "model.encoder.type=resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
     ],
 )
-def test_bad_input_is_one_line(arguments, parts, tmp_path, image_folder, run_tool):
-    """Exit code 2 and one line that names the value and the mend."""
-    if "--data-root" not in arguments:
-        arguments = [arguments[0], "--data-root", image_folder, *arguments[1:]]
-    if "--cfg-options" in arguments and not any("batch_size" in str(argument) for argument in arguments):
-        arguments.append("train_dataloader.batch_size=4")
+def test_bad_input_is_one_line(arguments, parts, tmp_path, run_tool):
+    """Exit code 2 and one line that names the value and the fix."""
     assert_one_line_error(run_tool("pretrain", *arguments, "--work-dir", tmp_path / "w"), *parts)
-    assert not (tmp_path / "w" / "run.json").exists()  # the mended command may use the same directory
+
+
+@pytest.mark.slow
+def test_a_run_by_the_config_s_file(tmp_path, image_folder):
+    """The library call has the tool's options; a second process at work in the directory is refused."""
+    config = tmp_path / "own.py"
+    config.write_text(f"_base_ = [{str(ROOT / CONFIG)!r}]\nmodel = dict(encoder=dict(width=8))\nmax_epochs = 1\n"
+                      "train_cfg = dict(max_epochs=1)\nparam_scheduler = None\n"
+                      "train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, "
+                      "dataset=dict(views=dict(size=32)))\n")
+    last = pretrain(config, work_dir=tmp_path / "w", data_root=image_folder)
+    assert last == tmp_path / "w" / "epoch_1.pth"
+    assert last == pretrain(str(config), work_dir=tmp_path / "w", resume=True, data_root=image_folder)
+    holder = ("import sys; from pretrain.engine.claim import claim_run\n"
+              "with claim_run(sys.argv[1]): print(flush=True); input()")
+    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path / "w")], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(RunFailedError, match=f"process {process.pid}"):
+            pretrain(config, work_dir=tmp_path / "w", resume=True, data_root=image_folder)
+        process.communicate("\n")
 
 
 def losses_of(work_dir) -> list[float]:

@@ -407,13 +407,14 @@ def test_all_issues_of_a_file_are_reported_together(root, edit):
         annotations[1].update(bbox=[100, 100, 50, 50])
         annotations[2].update(bbox=[3, 3, 0, 0])
         annotations[3].update(image_id=99)
+        annotations[4].update(bbox=[0, 0, 100, 100], segmentation=[[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]])  # shares, not pixels
         for entry in annotations[8:15]:
             entry["area"] = None
 
     edit("train", spoil)
     check = check_train(root)
     counts = [(severity, count) for severity, count, _ in found(check.issues).values()]
-    assert sorted(counts) == [("error", 1), ("error", 7), ("warning", 1), ("warning", 1), ("warning", 1)]
+    assert sorted(counts) == [("error", 1), ("error", 7), *[("warning", 1)] * 4]
     assert len(found(check.issues)["areas that are not numbers from 0"][2]) == 5
     severities = [entry["severity"] for entry in check.issues.plain()]
     assert severities == sorted(severities)

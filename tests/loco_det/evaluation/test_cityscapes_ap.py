@@ -59,7 +59,7 @@ def sample(root, name, masks, labels, scores):
 
 
 def perfect_samples(root, annotations, groups=False):
-    """Every object that is no group region, as a prediction."""
+    """Every object that is not a group region, as a prediction."""
     samples = []
     for image in annotations.loadImgs(annotations.getImgIds()):
         found = [a for a in annotations.imgToAnns[image["id"]] if groups or not a["iscrowd"]]

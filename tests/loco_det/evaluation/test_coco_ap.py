@@ -72,7 +72,7 @@ def compressed(mask):
 
 
 def perfect(content):
-    """Every object that is no crowd, as a detection in COCO's result format."""
+    """Every object that is not a crowd, as a detection in COCO's result format."""
     coco = indexed(content)
     return [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9,
@@ -206,7 +206,7 @@ def test_ap_of_each_category_is_pycocotools_own(iou_type, backend):
 @IOU_TYPES
 @EITHER_BACKEND
 def test_noisy_detections_score_what_pycocotools_says(ground_truth, iou_type, backend):
-    """The drawn set with perturbed objects."""
+    """The synthetic set with perturbed objects."""
     detections = noisy(ground_truth, np.random.default_rng(0))
     found = coco_ap(ground_truth, detections, iou_type, backend)
     assert 0 < found["AP"] < 100
@@ -252,7 +252,7 @@ def test_annotation_ids_do_not_matter(ground_truth, renumber, backend):
 @IOU_TYPES
 @EITHER_BACKEND
 def test_no_detections_score_zero(ground_truth, iou_type, backend):
-    """A detector that finds nothing has AP 0; mmdet's metric and pycocotools' loadRes break off there."""
+    """A detector that finds nothing has AP 0; mmdet's metric and pycocotools' loadRes fail there."""
     ap = coco_ap(ground_truth, [], iou_type, backend)
     assert (ap["AP"], ap["APm"]) == (0, 0)
 
@@ -276,7 +276,7 @@ def test_detections_that_are_not_finite_are_refused(ground_truth, value):
 
 
 def test_the_default_is_faster_coco_eval_where_it_is_installed(ground_truth, monkeypatch):
-    """Without it pycocotools gives the same numbers; asked for by name, it is told how to get it."""
+    """Without it pycocotools gives the same numbers; asked for by name, it is an error."""
     detections = noisy(ground_truth, np.random.default_rng(0))
     used = []
     evaluate = COCOeval.evaluate
@@ -295,7 +295,7 @@ def test_the_default_is_faster_coco_eval_where_it_is_installed(ground_truth, mon
 
 @pytest.fixture
 def metric(ground_truth, tmp_path):
-    """Makes the metric of the drawn set with categories renumbered with gaps, and returns it with its ground truth."""
+    """Makes the metric of the synthetic set with categories renumbered with gaps, and returns it with its ground truth."""
     numbers = {category["id"]: 90 - 10 * i for i, category in enumerate(ground_truth["categories"])}
     content = {
         **ground_truth,

@@ -34,7 +34,7 @@ VAL = "annotations/instances_val2017.json"
 
 @pytest.fixture(scope="module")
 def config(synthetic_root):
-    """The demo's config on the small drawn set; its backbone file does not exist. Tests must not change it."""
+    """The demo's config on the small synthetic set; its backbone file does not exist. Tests must not change it."""
     resolved = Config.fromfile(str(ROOT / CONFIG), import_custom_modules=False)
     use_data_root(resolved, str(synthetic_root))
     resolved.pretrained.checkpoint = "no/backbone.pth"
@@ -166,7 +166,7 @@ def diverged(content):
     ],
 )
 def test_a_checkpoint_of_another_detector_is_refused(change, message, config, checkpoint, tmp_path):
-    """Nothing is loaded in part; classes of equal number are told apart by name."""
+    """Nothing is loaded in part; classes of equal number are distinguished by name."""
     content = torch.load(checkpoint, weights_only=True)
     change(content)
     torch.save(content, tmp_path / "changed.pth")
@@ -174,23 +174,20 @@ def test_a_checkpoint_of_another_detector_is_refused(change, message, config, ch
         evaluate_checkpoint(config, tmp_path / "changed.pth")
 
 
-def test_a_backbone_is_no_detector(config, tmp_path):
-    """Nor is a pretraining checkpoint."""
+def test_files_that_are_not_detectors_are_refused(config, tmp_path):
+    """A backbone, and no file at all."""
     torch.save({"state_dict": build_encoder("resnet18").state_dict()}, tmp_path / "backbone.pth")
-    with pytest.raises(ValueError, match=r"backbone.pth holds no detector"):
-        evaluate_checkpoint(config, tmp_path / "backbone.pth")
+    for file in (tmp_path / "backbone.pth", tmp_path / "no.pth"):
+        with pytest.raises(ValueError, match=file.name):
+            evaluate_checkpoint(config, file)
 
 
-def test_a_folder_is_no_file_to_dump_to(config, checkpoint, tmp_path):
-    """Told before the evaluation, not after it."""
-    with pytest.raises(ValueError, match="is a folder; give what the names of its files begin with"):
-        evaluate_checkpoint(config, checkpoint, dump=tmp_path)
-
-
-def test_a_place_that_cannot_be_written_to_is_told_before_the_evaluation(config, tmp_path):
-    """Before even the checkpoint is read."""
+def test_a_place_that_cannot_be_written_to_is_reported_before_the_evaluation(config, tmp_path):
+    """A folder, and a file in the place of one; before even the checkpoint is read."""
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot write to .*file .Not a directory"):
+    with pytest.raises(ValueError, match="is a folder"):
+        evaluate_checkpoint(config, "no/epoch_1.pth", dump=tmp_path)
+    with pytest.raises(ValueError, match="cannot write to .*file"):
         evaluate_checkpoint(config, "no/epoch_1.pth", dump=tmp_path / "file" / "predictions")
 
 
@@ -256,12 +253,6 @@ def test_two_processes_find_what_one_finds(config, checkpoint, synthetic_root, t
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.bbox.json", "two.bbox.json"))
     assert [d["image_id"] for d in one] == [d["image_id"] for d in two]
     np.testing.assert_allclose([d["score"] for d in two], [d["score"] for d in one], atol=1e-5)
-
-
-def test_a_missing_checkpoint_is_named(config):
-    """Before anything else is looked at."""
-    with pytest.raises(ValueError, match="checkpoint no/epoch_1.pth does not exist"):
-        evaluate_checkpoint(config, "no/epoch_1.pth")
 
 
 def test_a_pretraining_config_is_one_line(run_tool):

@@ -11,8 +11,7 @@ from mmengine.registry import init_default_scope
 
 from loco_det.model.backbone import PretrainedEncoder
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
-from pretrain.engine.checkpoints import CheckpointError
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION, CheckpointError
 from pretrain.results.method import standard_method
 
 

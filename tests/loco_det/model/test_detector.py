@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.hub import get_config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
@@ -12,7 +13,7 @@ from mmengine.registry import init_default_scope
 import loco_det.register  # noqa: F401  isort: skip
 from mmdet.registry import MODELS
 
-from loco_det.experiment.config import detector_config
+from loco_det.experiment.config import detector_config, detector_tasks
 from pretrain.engine.optimizers import LossScalingOptimWrapper
 from tests.loco_det.model.test_data_parallel import demo_config, make_batch
 
@@ -74,6 +75,20 @@ def test_a_detector_without_masks_trains_and_predicts():
     assert "masks" not in found[0].pred_instances
 
 
+def test_another_detector_of_mmdets_trains():
+    """RetinaNet, of one stage: only backbone and number of classes are ours."""
+    config = demo_config()
+    model = get_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py").model
+    model.backbone = config.model.backbone
+    config.model = model
+    options = detector_config(config, ("a", "b"))
+    init_default_scope("mmdet")
+    detector = revert_sync_batchnorm(MODELS.build(ConfigDict(options))).train()
+    assert detector.bbox_head.num_classes == 2 and detector_tasks(options) == ("bbox",)
+    optimizer = OptimWrapper(torch.optim.SGD((p for p in detector.parameters() if p.requires_grad), lr=1e-3))
+    assert "loss_bbox" in detector.train_step(make_batch([0, 1]), optimizer)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [dict(frozen_stages=4, norm_eval=True), dict(frozen_stages=1, norm_eval=False)])
 def test_training_changes_what_is_not_frozen(backbone):
@@ -109,7 +124,7 @@ def test_float16_scales_losses():
 
 def test_unknown_precision_is_refused():
     """The values that there are."""
-    with pytest.raises(ValueError, match="autocast is 'half'; None, 'bfloat16' or 'float16' is needed"):
+    with pytest.raises(ValueError, match="'half'"):
         make_detector(autocast="half")
-    with pytest.raises(ValueError, match="new_layer_norm is 'BN'; 'SyncBN', 'GN' or 'none' is needed"):
+    with pytest.raises(ValueError, match="'BN'"):
         make_detector(new_layer_norm="BN")

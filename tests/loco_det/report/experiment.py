@@ -13,7 +13,7 @@ from mmengine.config import Config
 import loco_det.register  # noqa: F401  isort: skip
 from loco_det.experiment.experiment import DataDescription, _own_config
 from loco_det.experiment.inputs import use_data_root
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.engine.work_dir import RECORD_NAME, config_fingerprint, init_work_dir, write_json
 from pretrain.eval.features import load_encoder
 from pretrain.results.method import foreign_method

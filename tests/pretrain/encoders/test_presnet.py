@@ -26,16 +26,6 @@ def memory(encoder):
     return elements
 
 
-def test_stages_and_sizes():
-    """Supplement, table 1: three blocks a stage, 56 to 8 px."""
-    encoder = build_on_meta("presnet50")
-    assert encoder.stages == {name: (3 * i, 3 * i + 3) for i, name in enumerate(STAGES)}
-    features = encoder(torch.empty(1, 3, 224, 224, device="meta"))
-    assert [tuple(f.shape[1:]) for f in features.values()] == [
-        (56, 56, 56), (96, 36, 36), (576, 24, 24), (1024, 16, 16), (2048, 12, 12), (4096, 8, 8)]
-    assert encoder.block_strides[::3] == pytest.approx([224 / side for side in (56, 36, 24, 16, 12, 8)])
-
-
 @pytest.mark.parametrize(("size", "sides"), [
     ((800, 1333), [(200, 334), (129, 215), (86, 143), (57, 95), (43, 71), (29, 47)]),
     ((1, 1), [(1, 1)] * 6),
@@ -44,12 +34,6 @@ def test_sizes_of_other_images(size, sides):
     """The ratios hold for images of a detector, rounded stage by stage, and no image is too small."""
     features = build_on_meta("presnet50")(torch.empty(1, 3, *size, device="meta"))
     assert [tuple(f.shape[-2:]) for f in features.values()] == sides
-
-
-def test_a_map_that_would_vanish_is_refused():
-    """With its size, and the least that is needed."""
-    with pytest.raises(ValueError, match="feature map of 5x1 cannot be resized by 1/4; sides of at least 2 are needed"):
-        BilinearResize(Fraction(1, 4))(torch.zeros(1, 1, 5, 1))
 
 
 def test_flops_shares_are_the_papers():
@@ -91,17 +75,6 @@ def test_blocks_and_shortcuts():
         assert all(isinstance(b, BasicBlock if name in ("res2", "res3") else Bottleneck) for b in blocks)
         assert [b.downsample is not None for b in blocks] == [True, False, False]
         assert [isinstance(b.resize, BilinearResize) for b in blocks] == [name != "res2", False, False]
-
-
-@pytest.mark.parametrize("index", [2, 17])
-def test_head_blocks_are_of_the_stage(index):
-    """Basic or bottleneck, with the groups of the stage's last block, halved by interpolation."""
-    encoder = build_on_meta("presnet50_printed")
-    like, block = encoder.block(index)[-1], encoder.head_block(index, 2)
-    assert {k: v.shape for k, v in block.state_dict().items() if not k.startswith("downsample")} == {
-        k: v.shape for k, v in like.state_dict().items()}
-    assert block.resize.ratio == Fraction(1, 2)
-    assert encoder.head_block(index, 1).downsample is None
 
 
 def test_interpolation_saves_no_tensor_for_backward():

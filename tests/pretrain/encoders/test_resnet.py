@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from pretrain.encoders import build_encoder
+from pretrain.encoders import ResNetEncoder, build_encoder
 from tests.pretrain.encoders.measure import build_on_meta, shares, stage_macs
 
 
@@ -22,16 +22,6 @@ def test_weights_are_torchvisions(name):
     reference.fc = torch.nn.Identity()
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(encoder(images)["res5"].mean((2, 3)), reference(images), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(("name", "stages"), [
-    ("resnet18", {"res2": (0, 2), "res3": (2, 4), "res4": (4, 6), "res5": (6, 8)}),
-    ("resnet34", {"res2": (0, 3), "res3": (3, 7), "res4": (7, 13), "res5": (13, 16)}),
-    ("resnet50", {"res2": (0, 3), "res3": (3, 7), "res4": (7, 13), "res5": (13, 16)}),
-])
-def test_stages(name, stages):
-    """Stages are the field's."""
-    assert build_on_meta(name).stages == stages
 
 
 def test_flops_shares_of_resnet50():
@@ -60,12 +50,6 @@ def test_stems_reproduce_the_second_papers_macs(stem, size, macs):
     assert found == pytest.approx(macs, rel=0.022)
 
 
-def test_unknown_stem_is_refused():
-    """With the known ones."""
-    with pytest.raises(ValueError, match="unknown stem 'cifar'; known stems: imagenet, stl, small"):
-        build_encoder(dict(type="resnet18", stem="cifar"))
-
-
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_width(name):
     """A quarter of the width: a sixteenth of the work of every residual convolution, head blocks to match."""
@@ -79,7 +63,21 @@ def test_width(name):
     assert dict(narrow.named_parameters()).keys() == dict(wide.named_parameters()).keys()
 
 
-def test_width_below_one_is_refused():
+@pytest.mark.parametrize("options", [dict(stem="cifar"), dict(width=0)])
+def test_bad_options_are_refused(options):
     """The value is named."""
-    with pytest.raises(ValueError, match="width of the ResNet is 0"):
-        build_encoder(dict(type="resnet18", width=0))
+    with pytest.raises(ValueError, match=str(next(iter(options.values())))):
+        build_encoder(dict(type="resnet18", **options))
+
+
+@torch.no_grad()
+def test_any_resnet_of_torchvisions_is_wrapped():
+    """Wide, grouped and dilated ones: the model's own layers, with the maps, channels and strides that it has."""
+    net = torchvision.models.resnext50_32x4d(replace_stride_with_dilation=[False, False, True]).eval()
+    encoder = ResNetEncoder(net)
+    assert encoder.conv1 is net.conv1
+    assert encoder.stages == {"res2": (0, 3), "res3": (3, 7), "res4": (7, 13), "res5": (13, 16)}
+    for (_, end), features in zip(encoder.stages.values(), encoder(torch.randn(1, 3, 64, 64)).values(), strict=True):
+        stride = int(encoder.block_strides[end - 1])
+        assert features.shape == (1, encoder.block_channels[end - 1], 64 // stride, 64 // stride)
+    assert encoder.block_strides[-1] == 16

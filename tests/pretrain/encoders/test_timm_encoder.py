@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pretrain.encoders import build_encoder
-from pretrain.encoders.timm_chain import NotAChainError, cut_into_chain
+from pretrain.encoders.timm_encoder import cut_into_chain
 
 DEPTHS = {
     "resnet50d": [3, 4, 6, 3], "convnext_tiny": [3, 3, 9, 3], "regnety_008": [1, 3, 8, 2], "efficientnet_b0": [3, 2, 6, 5],
@@ -26,7 +26,7 @@ def build(name, **options):
 @torch.no_grad()
 def test_maps_and_names_are_timms(name, depths):
     """The state dict goes to timm's features_only network and back, the maps are the same, and every block of the network
-    is a block; what is no sequence of blocks to timm (a dense block) stays whole."""
+    is a block; what is not a sequence of blocks to timm (a dense block) stays whole."""
     import timm
 
     torch.manual_seed(0)
@@ -68,26 +68,18 @@ def test_building_takes_no_more_random_numbers_than_timm():
         assert torch.equal(mine, theirs), name
 
 
-@pytest.mark.parametrize(("name", "reason"), [
-    ("vit_small_patch16_224", "timm takes its maps out of the middle of its forward pass"),
-    ("xception41", "timm takes its maps with hooks"),
-    ("hrnet_w18", "transition1, run on the output of the layer before it, raises"),
-    ("selecsls42b", "the output of features_0 is a list, not one map"),  # connections past its layers
-    ("mambaout_femto", "a map is .*, not "),
-    ("swin_tiny_patch4_window7_224", "on an image of 96x128 it raises"),
+@pytest.mark.parametrize("name", [
+    "vit_tiny_patch16_224", "xception41", "hrnet_w18_small", "selecsls42b", "mambaout_femto", "swin_tiny_patch4_window7_224",
 ])
-def test_networks_that_are_no_chain_are_refused(name, reason):
-    """Each with its own reason."""
-    with pytest.raises(ValueError, match=f"timm model '{name}' cannot be cut into a chain of blocks: .*{reason}"):
+def test_networks_that_are_not_chains_are_refused(name):
+    """Maps from inside the forward pass or by hooks, branches, connections past layers, other layouts and sizes."""
+    with pytest.raises(ValueError, match=f"timm model '{name}' cannot be cut into a chain of blocks: "):
         build(name)
 
 
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("convnext_tinny", {}, "has no model 'convnext_tinny'; nearest known names: convnext_tiny"),
-    ("resnet50.a1_in1k", {}, "has no model 'resnet50.a1_in1k'; nearest known names: resnet50"),
-    ("hf_hub:timm/resnet50d.ra2_in1k", {}, "nearest known names: resnet50d"),
     ("resnet50d", dict(pretrained=True), "takes no 'pretrained': it never downloads"),
-    ("resnet50d", dict(checkpoint_path="a.pth"), "takes no 'checkpoint_path'"),
     ("resnet50d", dict(features_only=False), "sets 'features_only' itself"),
     ("resnet50d", dict(deepth=3), "arguments of encoder 'TimmEncoder' do not fit: .*deepth"),
 ])
@@ -121,13 +113,13 @@ class ToyNet(nn.Sequential):
 
 
 @pytest.mark.parametrize(("twist", "reason"), [
-    ("skip", "its map at stride 4 is not what its layers yield one after another"),
+    ("skip", "its map at stride 4 is not the output of its layers"),
     ("unused", "extra is in no layer"),
     ("inplace", "changes its input in place"),
 ])
 def test_silent_breaks_of_the_chain_are_found(twist, reason):
     """A small connection past a stage, a parameter outside of the layers, a block that overwrites its input."""
-    with pytest.raises(NotAChainError, match=reason):
+    with pytest.raises(ValueError, match=reason):
         cut_into_chain(ToyNet(twist))
     assert cut_into_chain(ToyNet("none")).block_layers == (("0", "1.0"), ("1.1",))
 

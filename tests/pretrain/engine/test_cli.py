@@ -46,7 +46,7 @@ FAILING = "from pretrain.engine.cli import command\ndef main():\n    {statement}
     ],
 )
 def test_files_that_cannot_be_used_are_one_line(statement, code, last_line):
-    """Where an OSError names a file a user can mend it; all others keep their traceback."""
+    """Where an OSError names a file a user can fix it; all others keep their traceback."""
     process = subprocess.run([sys.executable, "-c", FAILING.format(statement=statement)], cwd=ROOT, capture_output=True,
                              text=True, timeout=60)
     lines = process.stderr.splitlines()

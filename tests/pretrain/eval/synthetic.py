@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock
 
 from pretrain.data.decoding import CorruptImageError
 from pretrain.data.sources import ImageDataset
-from pretrain.encoders import ResNetEncoder
+from pretrain.encoders.resnet import build_resnet
 from pretrain.eval.data import LabelledData
 from pretrain.eval.features import PooledFeatures
 
@@ -80,7 +80,7 @@ def synthetic_data(train: int = 24, test: int = 12, classes: int = 3, corrupt: S
 def small_features() -> PooledFeatures:
     """All stages of a ResNet-10 with random weights."""
     torch.manual_seed(0)
-    encoder = ResNetEncoder(BasicBlock, [1, 1, 1, 1], width=16, stem="small").to(memory_format=torch.channels_last)
+    encoder = build_resnet(BasicBlock, [1, 1, 1, 1], width=16, stem="small").to(memory_format=torch.channels_last)
     return PooledFeatures(encoder, tuple(encoder.stages)).eval()
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pretrain.costs.complexity import unit_macs
 from pretrain.costs.memory import step_cost
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION, RECORD_KEY
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION, RECORD_KEY
 from pretrain.eval.analysis import (
     analyze,
     analyze_kept,
@@ -37,7 +37,7 @@ from tests.pretrain.eval.synthetic import write_class_folders
 from tests.pretrain.eval.written import identity_of_config
 from tests.pretrain.local.test_decoupled import CIFAR10_MEMORY, LARGEST_BLOCK_MACS
 
-SHORT = "pretrain/subsampling/k4_subsampled_resnet18_cifar10_short.py"
+SHORT = "../tests/pretrain/eval/k4_subsampled.py"
 UNITS = ["res2", "res3", "res4", "res5"]
 TINY = dict(type="resnet18", stem="small", width=4)
 BLOCKS = ["res2.1", "res2.2", "res3.1", "res3.2", "res4.1", "res4.2", "res5.1", "res5.2"]
@@ -341,11 +341,12 @@ def test_sizes_and_precision_can_be_overridden(tmp_path):
 def test_the_papers_figures_come_out_of_its_configs(tmp_path):
     """Table 1's memory on CIFAR-10 within 3.5 %, its "Max MACs" within 2.5 %, without a training."""
     for k, published in zip((1, 4, 8, 16), LARGEST_BLOCK_MACS["small", 32], strict=True):
-        config = ROOT / f"configs/pretrain/subsampling/k{k}_simclr_resnet50_cifar10.py"
-        if config.is_file():
-            found = measured(analyze_memory(str(config), out=str(tmp_path / f"{k}.json")))
-            assert found["memory_bytes", None] == pytest.approx(CIFAR10_MEMORY[k], rel=0.035)
-            assert found["largest_unit_macs", None] == pytest.approx(published, rel=0.025)
+        config = tmp_path / f"k{k}.py"
+        config.write_text(f"_base_ = [{str(ROOT / 'configs/pretrain/decoupled_resnet50_cifar10.py')!r}]\n"
+                          f"model = dict(rule=dict(k={k}))\n")
+        found = measured(analyze_memory(str(config), out=str(tmp_path / f"{k}.json")))
+        assert found["memory_bytes", None] == pytest.approx(CIFAR10_MEMORY[k], rel=0.035)
+        assert found["largest_unit_macs", None] == pytest.approx(published, rel=0.025)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torchvision import datasets
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.errors import RunFailedError
 from pretrain.eval.evaluate import evaluate, protocol_options, recorded_options
 from pretrain.results.method import random_identity
@@ -197,7 +197,7 @@ def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
     assert_one_line_error(run_tool("evaluate", *arguments, "--data-root", classes), *parts)
 
 
-def test_stl10_is_trained_on_its_labelled_images(tmp_path, monkeypatch):
+def test_stl10_is_trained_on_its_labelled_images(tmp_path):
     """The split "train", of 5,000 in the published files, whatever unlabelled images lie beside it."""
     folder = tmp_path / "stl10_binary"
     folder.mkdir()

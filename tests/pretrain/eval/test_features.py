@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import RECORD_KEY
+from pretrain.engine.checkpoints import RECORD_KEY
 from pretrain.errors import RunFailedError
 from pretrain.eval.features import (
     EncoderChangedError,

@@ -71,7 +71,7 @@ def test_memory_bars_are_the_counted_ratios():
     (ax,) = drawing.figure.axes
     costs = [("simclr", "none"), ("simclr_checkpointed", "none"), ("gim", "none"), ("gim", "block"), ("loco", "none"),
              ("loco", "block")]
-    peaks = [step_cost(SMALL, method, 4, 64, mode).peak_bytes for method, mode in costs]
+    peaks = [step_cost(SMALL, method, batch_size=2, image_size=64, recompute=mode).peak_bytes for method, mode in costs]
     np.testing.assert_allclose(heights(ax), [peaks[0] / peak for peak in peaks])
     numbers = json.loads(json.dumps(drawing.numbers))["encoders"]["small"]
     assert [numbers["peak_bytes"][method][mode] for method, mode in costs] == peaks

@@ -9,7 +9,7 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from pretrain.data.sources import build_source
-from pretrain.engine.backbone_file import FORMAT, FORMAT_VERSION
+from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.eval.data import CentreView
 from pretrain.eval.features import load_encoder
 from pretrain.figures.embedding import ImageChoice, draw_embedding, leave_one_out_knn, silhouette, tsne

@@ -12,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 from pretrain.costs.complexity import unit_macs
 from pretrain.costs.memory import step_cost
 from pretrain.encoders import Encoder, build_encoder
-from pretrain.encoders.resnet import ResNetEncoder
+from pretrain.encoders.resnet import build_resnet
 from pretrain.heads import ProjectionHead
 from pretrain.local.executor import LocalBackprop
 from pretrain.local.units import build_units
@@ -29,7 +29,7 @@ CIFAR10_MEMORY = dict(zip(KS, (13.5e9, 8.7e9, 6.3e9, 5.6e9), strict=True))  # ta
 
 def narrow_resnet50() -> Encoder:
     """ResNet-50's 16 blocks with an eighth of its channels."""
-    return ResNetEncoder(Bottleneck, [3, 4, 6, 3], stem="small", width=8)
+    return build_resnet(Bottleneck, [3, 4, 6, 3], stem="small", width=8)
 
 
 @pytest.mark.parametrize("k", [4, 8, 16])
@@ -71,5 +71,6 @@ def test_macs_of_the_largest_block(stem, size):
 @pytest.mark.parametrize("k", KS)
 def test_memory_of_a_step(k):
     """Table 1's memory on CIFAR-10 within 3.5 %: the peak of a step at batch 256 in float32, with Adam's two moments."""
-    cost = step_cost(dict(type="resnet50", stem="small"), dict(rule=dict(type="decoupled", k=k), head=PROJECTOR), 512, 32)
+    cost = step_cost(dict(type="resnet50", stem="small"), dict(rule=dict(type="decoupled", k=k), head=PROJECTOR),
+                     batch_size=256, image_size=32)
     assert cost.peak_bytes + 2 * cost.optimizer_bytes == pytest.approx(CIFAR10_MEMORY[k], rel=0.035)

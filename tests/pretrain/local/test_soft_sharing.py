@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from pretrain.encoders import build_encoder
-from pretrain.engine.backbone_file import RECORD_KEY, export_backbone
+from pretrain.engine.checkpoints import RECORD_KEY, export_backbone
 from pretrain.heads import ProjectionHead
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.local.segments import RECOMPUTE
