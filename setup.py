@@ -34,7 +34,6 @@ setup(
         "pandas>=2.2,<4",  # rows of results
         "threadpoolctl>=3.1,<4",
         "Jinja2>=3.1,<4",
-        "MarkupSafe>=2,<4",
     ],
     extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1"]},
 )
