@@ -102,7 +102,7 @@ def make_report(directories: Sequence[str | Path], gallery: int, data_root: str 
     report.missing += [(str(run.path), f"{run.state}, {run.progress}")
                        for run in report.inputs.runs if run.state != FINISHED]
     report.add_section("What was run", (runs,), (evaluations,))
-    report.add_section("Results", (results,), (AP_bars,))
+    report.add_section("Results", (results,), (ap_bars,))
     report.add_section("Analyses", (analyses,))
     report.add_section("Pretraining", (learning_rules,), (training_curves,))
     report.add_section("Detections", (detections, gallery, data_root))
@@ -169,7 +169,7 @@ def _shown(table: engine.Table, folded: bool = False) -> Table:
     return Table(table.title, headings(table), lines(table, PLAIN), len(table.label_titles), table.notes, folded)
 
 
-def AP_bars(report: Report) -> Iterator[Picture]:
+def ap_bars(report: Report) -> Iterator[Picture]:
     """AP over the splits."""
     if found := [run.path for run in report.inputs.of_kind(DETECTION) if run.splits]:
         yield _picture("AP of every method, with its deviation over the splits", draw_ap(found))

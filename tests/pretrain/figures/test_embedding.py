@@ -7,14 +7,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from pretrain.eval.encoders import load_encoder
+from sklearn.metrics import silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
 from pretrain.data.sources import build_source
 from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.eval.data import CentreView
-from pretrain.eval.features import load_encoder
-from pretrain.figures.embedding import ImageChoice, draw_embedding, leave_one_out_knn, silhouette, tsne
+from pretrain.figures.embedding import ImageChoice, draw_embedding, leave_one_out_knn, tsne
 from pretrain.figures.style import save_figure
 from pretrain.learner import IMAGENET_MEAN, IMAGENET_STD
 from pretrain.results.method import standard_method
@@ -32,32 +33,14 @@ def expected_knn(features, labels, neighbours):
     return 100 * np.mean(cross_val_predict(votes, features, labels, cv=LeaveOneOut()) == labels)
 
 
-def expected_silhouette(features, labels):
-    """Rousseeuw's definition, image by image."""
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    distance = 1 - unit @ unit.T
-    values = []
-    for i, label in enumerate(labels):
-        own = (labels == label) & (np.arange(len(labels)) != i)
-        if not own.any():
-            values.append(0.0)
-            continue
-        a = distance[i, own].mean()
-        b = min(distance[i, labels == other].mean() for other in set(labels.tolist()) - {int(label)})
-        values.append((b - a) / max(a, b))
-    return np.mean(values)
-
-
 def test_numbers_are_those_of_the_features():
-    """kNN equals scikit-learn's leave-one-out, the silhouette its definition, on clustered features of 5 classes."""
+    """kNN equals scikit-learn's leave-one-out, on clustered features of 5 classes."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 12)
     features = (rng.normal(size=(5, 20))[labels] + 1.2 * rng.normal(size=(60, 20)) + 1).astype(np.float32)
     knn = leave_one_out_knn(torch.from_numpy(features), torch.from_numpy(labels), neighbours=7)
     assert 40 < knn < 100
     assert knn == pytest.approx(expected_knn(features.astype(np.float64), labels, 7))
-    found = silhouette(torch.from_numpy(features), torch.from_numpy(labels))
-    assert found == pytest.approx(expected_silhouette(features.astype(np.float64), labels), abs=1e-6)
 
 
 def test_few_images_are_all_neighbours():
@@ -96,7 +79,7 @@ def test_numbers_of_a_drawing_are_of_the_encoders_features(synthetic_root):
     assert axis.get_title() == "random" and sum(len(dots.get_offsets()) for dots in axis.collections) == len(source) > 5
     knn, found = re.fullmatch("kNN (.*) %, silhouette (.*)", axis.get_xlabel().replace("\N{MINUS SIGN}", "-")).groups()
     assert float(knn) == pytest.approx(expected_knn(features, source.labels, min(10, len(source) - 1)), abs=0.05)
-    assert float(found) == pytest.approx(expected_silhouette(features, source.labels), abs=1e-3)
+    assert float(found) == pytest.approx(silhouette_score(features, source.labels, metric="cosine"), abs=1e-3)
 
 
 def test_same_points_for_every_encoder_and_equal_bytes(synthetic_root, tmp_path):
