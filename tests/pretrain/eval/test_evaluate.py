@@ -197,7 +197,7 @@ def test_bad_input_is_one_line(arguments, parts, classes, run_tool):
     assert_one_line_error(run_tool("evaluate", *arguments, "--data-root", classes), *parts)
 
 
-def test_stl10_is_trained_on_its_labelled_images(tmp_path):
+def test_stl10_is_trained_on_its_labelled_images(tmp_path, monkeypatch):
     """The split "train", of 5,000 in the published files, whatever unlabelled images lie beside it."""
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
