@@ -36,6 +36,5 @@ setup(
         "Jinja2>=3.1,<4",
         "MarkupSafe>=2,<4",
     ],
-    extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1",
-                            "playwright>=1.49,<2"]},  # drives a browser that is installed; brings none
+    extras_require={"dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.6,<1"]},
 )

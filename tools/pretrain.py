@@ -39,8 +39,7 @@ def main() -> str:
         note(f"no CONFIG given: pretraining LoCo on the embedded synthetic data set ({DEFAULT_CONFIG})")
     config = load_config(args.config or DEFAULT_CONFIG, args, default_work_dir="work_dirs/pretrain", needed_keys=NEEDED_KEYS)
     if args.show_units:
-        from pretrain.figures.unit_layout import model_of_config
-        from pretrain.figures.unit_text import units_as_text
+        from pretrain.figures.unit_text import model_of_config, units_as_text
 
         return units_as_text(model_of_config(config))
     from pretrain.distributed.comm import find_launcher

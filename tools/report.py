@@ -1,11 +1,10 @@
-"""Writes one HTML file that shows an experiment: what was run, tables, figures, detections, and how to get them again.
+"""Writes one HTML file that shows an experiment: what was run, tables, figures, detections, and what is missing.
 
-    python tools/report.py work_dirs/demo -o work_dirs/demo/report.html
-    python tools/report.py work_dirs/pretrain work_dirs/mask_rcnn_loco_coco10k -o report.html --gallery 8
+    python tools/report.py work_dirs/demo --out work_dirs/demo/report.html
+    python tools/report.py work_dirs/pretrain work_dirs/mask_rcnn_loco_coco10k --gallery 8
 
 Folders are work directories, or folders above several; evaluations and analyses in them are found, too. Runs may be
-unfinished or have failed: what is missing is shown as missing. The file needs no network and no other file; its path is
-printed on stdout.
+unfinished or have failed. The file needs no network and no other file; its path is printed on stdout.
 """
 
 from __future__ import annotations

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from loco_det.report.step_logs import STEP_LOGS, last_error, what_stopped
 from pretrain.engine.checkpoints import checkpoint_files
-from pretrain.figures.analyses import DETAILS
-from pretrain.results.method import RULE_LABELS, dataset_name, leaves, shown_method, unique_labels
-from pretrain.results.store import ANALYSIS, DETECTION, PRETRAINING, Record, find_records, frame_of
+from pretrain.engine.work_dir import RECORD_NAME
+from pretrain.results.method import dataset_name, leaves, shown_method, unique_labels
+from pretrain.results.store import DETECTION, PRETRAINING, Record, find_records, frame_of, read_record
 from pretrain.results.table import Results, general_table
-from pretrain.results.training_log import has_training_log, read_training_log
 
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
 ERROR_FILE = "error.txt"  # of a split: loco_det.experiment.experiment's
@@ -27,46 +25,50 @@ class Run:
     """One work directory of a pretraining or a detection experiment.
 
     Attributes:
-        path: of the directory.
-        kind: :data:`PRETRAINING` or :data:`DETECTION`.
-        method: label of what was trained.
+        record: its record.
+        method: unique label of what was trained.
         state: :data:`FINISHED`, :data:`UNFINISHED` or :data:`FAILED`.
         progress: how far it came.
-        problems: the short form and the whole text of every message.
-        record: its record; None of a step of the demo that ended before it had claimed its directory.
-        splits: of a detection experiment, records of those that are finished, by number.
+        splits: of a detection experiment, records of those that are finished.
+        error: the traceback that it failed with; empty where it has not.
     """
 
-    path: Path
-    kind: str
+    record: Record
     method: str
     state: str
     progress: str
-    problems: Sequence[tuple[str, str]] = ()
-    record: Record | None = None
-    splits: Mapping[int, Record] = field(default_factory=dict)
+    splits: Sequence[Record] = ()
+    error: str = ""
 
     @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.path.resolve().name
-
-    @property
-    def content(self) -> Mapping[str, Any]:
-        """The record's content; empty without one."""
-        return {} if self.record is None else self.record.content
-
-    @property
-    def data(self) -> str:
-        """Name of the data set."""
-        return "" if self.record is None else dataset_of(self.record)
+    def path(self) -> Path:
+        """The work directory."""
+        return self.record.path.parent
 
     @property
     def seconds(self) -> float | None:
         """How long it ran, as far as that is recorded."""
-        known = [content["duration_s"] for content in (self.content, *(split.content for split in self.splits.values()))
-                 if content.get("duration_s") is not None]
+        durations = [record.content.get("duration_s") for record in (self.record, *self.splits)]
+        known = [duration for duration in durations if duration is not None]
         return sum(known) if known else None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """All that is known of it, in words; what is empty is left out."""
+        content = self.record.content
+        method = {key: value for key, value in self.record.method.items() if key not in ("key", "label", "loss")}
+        facts: dict[str, Any] = {**method, **self.record.setting, **content["repetition"]}
+        if backbone := content.get("backbone"):
+            facts["backbone file"] = f"{backbone['path']} (SHA-256 {backbone['sha256'][:12]}…)"
+        facts |= {name: content.get(name) for name in ("data_root", "started", "processes", "machine", "versions")}
+        facts["revision"] = content.get("git_revision")
+        return {name.replace("_", " "): text for name, value in facts.items() if (text := options_text(value))}
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that were typed, for the backbone and the run."""
+        exported = (self.record.content.get("backbone") or {}).get("argv")
+        return [command_text(argv) for argv in (exported, self.record.content.get("argv")) if argv]
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Inputs:
     issues: Sequence[str]
 
     def of_kind(self, kind: str) -> list[Run]:
-        """The runs of a kind that have a record."""
-        return [run for run in self.runs if run.kind == kind and run.record is not None]
+        """The runs of a kind."""
+        return [run for run in self.runs if run.record.kind == kind]
 
     @property
     def evaluations(self) -> list[Record]:
@@ -111,22 +113,41 @@ def read_inputs(directories: Iterable[str | Path]) -> Inputs:
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory} is not a folder; pass work directories, or folders above several")
     found, issues = find_records(directories)
-    records = []
-    for record in found:
-        try:
-            _check(record)
-            records.append(record)
-        except Exception as error:  # whatever a damaged file may lead to
-            issues.append(f"{record.path} cannot be used ({type(error).__name__}: {error})")
-    frame, conflicts = frame_of(records)
-    labels = unique_labels(record.method for record in records)
-    runs, failed = _runs(records, labels)
-    runs += _steps_without_record(directories, {run.name for run in runs})
-    issues += [*conflicts, *failed]
-    if not (records or runs or issues):
+    if not found and not issues:
         raise ValueError(f"nothing to report below {', '.join(map(str, directories))}, neither run.json nor results; pass "
                          "work directories of tools/pretrain.py or tools/train_det.py, or folders above them")
-    return Inputs(directories, records, frame, labels, sorted(runs, key=lambda run: run.kind != PRETRAINING), issues)
+    labels = unique_labels(record.method for record in found)
+    records, runs = [], []
+    for record in sorted(found, key=lambda record: (record.kind != PRETRAINING, shown_method(record.method).order)):
+        try:
+            general_table(Results(frame_of([record])[0], [record]))
+            run = _run(record, labels[record.method["key"]])
+        except Exception as error:  # whatever a damaged record may lead to: it must not cost its reader the others
+            issues.append(f"{record.path} cannot be used ({type(error).__name__}: {error})")
+            continue
+        records.append(record)
+        runs += [run] if run else []
+    frame, conflicts = frame_of(records)
+    return Inputs(directories, records, frame, labels, runs, [*issues, *conflicts])
+
+
+def _run(record: Record, label: str) -> Run | None:
+    """The run that a record is of; None of an evaluation's, an analysis's or a split's."""
+    folder = record.path.parent
+    dataset_of(record)
+    if record.kind == PRETRAINING:
+        total, files = record.setting["epochs"], checkpoint_files(folder)
+        done = int(files[0].stem.split("_")[1]) if files else 0
+        return Run(record, label, FINISHED if done == total else UNFINISHED, f"{done} of {total} epochs")
+    if record.kind != DETECTION or "num_splits" not in record.content:
+        return None
+    total = record.content["num_splits"]
+    files = [folder / f"split_{index}" / RECORD_NAME for index in range(total)]
+    splits = [read_record(file) for file in files if file.is_file()]
+    errors = [file.with_name(ERROR_FILE) for file in files if not file.is_file() and file.with_name(ERROR_FILE).is_file()]
+    error = "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in errors)
+    state = FINISHED if len(splits) == total else FAILED if errors else UNFINISHED
+    return Run(record, label, state, f"{len(splits)} of {total} splits", splits, error)
 
 
 def dataset_of(record: Record) -> str:
@@ -147,88 +168,6 @@ def options_text(value: Any) -> str:
     return f"{name} ({rest})" if name and rest else name or rest
 
 
-def _check(record: Record) -> None:
-    """Tries what a report does with a record by itself.
-
-    Raises:
-        Exception: of whatever kind, where the record is damaged.
-    """
-    general_table(Results(frame_of([record])[0], [record]))
-    dataset_of(record)
-    if record.kind == ANALYSIS:
-        needed = DETAILS.get(record.content["protocol"]["name"], ())
-        lacking = [key for key in needed if key not in record.content["details"]]
-        if lacking:
-            raise ValueError(f"it lacks {', '.join(lacking)}")
-
-
-def _runs(records: Sequence[Record], labels: Mapping[str, str]) -> tuple[list[Run], list[str]]:
-    """The runs that records are of, and a line for each that cannot be read."""
-    runs, issues = [], []
-    by_folder = {record.path.parent.resolve(): record for record in records if record.kind == DETECTION}
-    for record in sorted(records, key=lambda record: shown_method(record.method).order):
-        try:
-            if record.kind == PRETRAINING:
-                runs.append(_pretraining(record, labels[record.method["key"]]))
-            elif record.kind == DETECTION and "num_splits" in record.content:
-                folder = record.path.parent.resolve()
-                splits = {index: by_folder[folder / f"split_{index}"] for index in range(record.content["num_splits"])
-                          if folder / f"split_{index}" in by_folder}
-                runs.append(_detection(record, labels[record.method["key"]], splits))
-        except Exception as error:  # whatever a damaged file may lead to
-            issues.append(f"{record.path.parent} cannot be used ({type(error).__name__}: {error})")
-    return runs, issues
-
-
-def _pretraining(record: Record, label: str) -> Run:
-    folder, total = record.path.parent, record.setting["epochs"]
-    files = checkpoint_files(folder)
-    saved = int(files[0].stem.split("_")[1]) if files else 0
-    done = min(max(saved, _epochs_logged(folder)), total)
-    finished = saved == total or done == total and not files  # whose checkpoints were deleted
-    progress = f"{done} of {total} epochs"
-    if saved < done:
-        progress += f", last checkpoint of epoch {saved}" if files else ", checkpoint not here"
-    message, log = ("", "") if finished else what_stopped(folder)
-    state = FINISHED if finished else FAILED if message else UNFINISHED
-    return Run(folder, PRETRAINING, label, state, progress, [(message, log)] if message else [], record)
-
-
-def _epochs_logged(folder: Path) -> int:
-    """Full epochs, including one whose remaining iterations are too few to be logged again."""
-    if not has_training_log(folder):
-        return 0
-    progress = [0.0, *read_training_log(folder).progress()]
-    interval = progress[-1] - progress[-2] if len(progress) > 2 else 0.0
-    return math.floor(max(progress[-1], progress[-1] + interval - 1e-6))
-
-
-def _detection(record: Record, label: str, splits: Mapping[int, Record]) -> Run:
-    folder, total = record.path.parent, record.content["num_splits"]
-    open_splits = [folder / f"split_{index}" for index in range(total) if index not in splits]
-    problems = []
-    for split in open_splits:
-        if (split / ERROR_FILE).is_file():
-            text = (split / ERROR_FILE).read_text(encoding="utf-8", errors="replace")
-            problems.append((f"{split.name}: {(text.strip().splitlines() or ['no message'])[-1]}", text))
-    if open_splits and not problems and (stopped := what_stopped(folder))[0]:
-        problems = [stopped]
-    begun = [split.name for split in open_splits if split.is_dir()]
-    progress = f"{len(splits)} of {total} split{'s' * (total != 1)}" + (f", begun: {', '.join(begun)}" if begun else "")
-    state = FAILED if problems else UNFINISHED if open_splits else FINISHED
-    return Run(folder, DETECTION, label, state, progress, problems, record, splits)
-
-
-def _steps_without_record(directories: Iterable[Path], known: set[str]) -> list[Run]:
-    """Steps of the demo that ended before they had claimed their work directories."""
-    runs = []
-    logs = {log.resolve(): log for directory in directories for log in sorted((directory / STEP_LOGS).glob("*.log"))}
-    for log in logs.values():
-        if log.stem not in known:
-            message, tail = last_error(log)
-            kind = PRETRAINING if log.stem.startswith("pretrain") else DETECTION
-            rule = log.stem.rpartition("_")[2]
-            state, problems = (FAILED, [(message, tail)]) if message else (UNFINISHED, [])
-            folder, label = log.parent.parent / log.stem, RULE_LABELS.get(rule, rule)
-            runs.append(Run(folder, kind, label, state, "nothing done", problems))
-    return runs
+def command_text(argv: Sequence[str]) -> str:
+    """A command line of one of the project's tools as it is typed."""
+    return shlex.join(["python", *argv])

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from pretrain.engine.work_dir import RECORD_NAME
-from pretrain.figures.labels import legend_height, outside_legend, wrapped
 from pretrain.figures.style import (
     BLACK,
     COLUMN_WIDTH,
     TEXT_WIDTH,
     Drawing,
     figure_style,
+    legend_height,
     line_styles,
     method_color,
-    method_dashes,
     new_figure,
+    outside_legend,
     shades,
+    wrapped,
 )
 from pretrain.results.method import Method, differences, foreign_method, shown_method, unique_labels
 from pretrain.results.store import canonical, read_record
 from pretrain.results.table import in_words
 from pretrain.results.training_log import TrainingLog, find_training_logs, read_training_log
 
-COLUMNS = 3
 MOST_NAMED = 6  # units in a legend
-PANEL_HEIGHT, TITLE_LINE = 2.15, 0.15  # inches
-MARKED = 0.15  # of an axis's diagonal, between the marks of a line that is identified by them
-WIDEST_LINE = 3.0  # points
-DASHES = ("-", "--", "-.", ":")  # of lines that are not of a single method
 VALUES_DEPEND_ON = ("data", "image_size", "views", "batch_size")  # of a setting; and on the objective
-LOSS = "loss"
-METRICS = {  # axis, factor and caption of what objectives of this package measure
-    "accuracy": ("contrastive accuracy (%)", 100, "Contrastive accuracy on training batches in percent"),
-    "kept_positive": ("positive pairs kept (%)", 100, "Positive pairs that subsampling keeps in percent"),
-    "kept_negative": ("negative pairs kept (%)", 100, "Negative pairs that subsampling keeps in percent"),
+METRICS = {  # axis and factor of what objectives of this package measure
+    "accuracy": ("contrastive accuracy (%)", 100),
+    "kept_positive": ("positive pairs kept (%)", 100),
+    "kept_negative": ("negative pairs kept (%)", 100),
 }
-Paths = Sequence[str | Path]
+Series = tuple[Sequence[float], Sequence[float]]  # epochs, and values at them
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class RunGroup:
     Attributes:
         title: the method, and what distinguishes the group from others of the same method.
         identity: ``method`` and ``setting`` of the runs.
-        logs: one a run.
+        logs: one per run.
     """
 
     title: str
@@ -66,91 +60,34 @@ class RunGroup:
         return shown_method(self.identity["method"])
 
     @property
-    def epochs(self) -> int | None:
-        """Epochs of the whole schedule; None where it is not recorded."""
-        return self.identity["setting"].get("epochs")
-
-    @property
     def metrics(self) -> list[str]:
         """What was logged of the units, the loss first."""
         return list(dict.fromkeys(metric for log in self.logs for unit in log.units() for metric in log.metrics(unit)))
 
 
-def draw_curves(work_dirs: Paths) -> dict[str, Drawing]:
+def draw_curves(work_dirs: Iterable[str | Path]) -> dict[str, Drawing]:
     """Every training curve there is.
 
     Args:
         work_dirs: of pretrainings, finished or not, or folders above some.
 
     Returns:
-        ``curves`` (the loss of every local unit), ``curves_<metric>`` for every other metric that was logged for units, such
-        as ``curves_accuracy``, then ``curves_learning_rate`` and ``curves_throughput``.
+        ``curves`` (the loss of every local unit), ``curves_<metric>`` for every other metric that was logged of units, such
+        as ``curves_accuracy`` or the second paper's ``curves_kept_positive``, ``curves_learning_rate`` and
+        ``curves_throughput``.
 
     Raises:
         FileNotFoundError: a directory does not exist.
-        ValueError: nothing was logged there, none is given, or a record is damaged.
+        ValueError: nothing was logged there, or a record is damaged.
     """
     groups = group_runs(work_dirs)
-    metrics = [metric for metric in dict.fromkeys(name for group in groups for name in group.metrics) if metric != LOSS]
-    return {
-        "curves": draw_losses(groups),
-        **{f"curves_{metric}": draw_metric(groups, metric) for metric in metrics},
-        "curves_learning_rate": draw_learning_rate(groups),
-        "curves_throughput": draw_throughput(groups),
-    }
+    metrics = dict.fromkeys(metric for group in groups for metric in group.metrics)
+    units = {f"curves_{metric}".removesuffix("_loss"): _draw_metric(groups, metric) for metric in metrics}
+    return {**units, "curves_learning_rate": _draw_learning_rate(groups), "curves_throughput": _draw_throughput(groups)}
 
 
-def draw_losses(groups: Sequence[RunGroup]) -> Drawing:
-    """Training loss of every local unit over epochs; one panel a group, one line a unit and seed."""
-    losses = {group.method.loss for group in groups}
-    label = losses.pop() if len(losses) == 1 else ""
-    titles = [_title(group, "" if label else group.method.loss) for group in groups]
-    what = f"Training loss, {label}," if label else "Training loss"
-    return _draw_units_of(groups, titles, LOSS, label or "training loss", 1, what)
-
-
-def draw_metric(groups: Sequence[RunGroup], metric: str) -> Drawing:
-    """A metric of every local unit over epochs, such as the accuracy; of the groups that logged it."""
-    groups = [group for group in groups if metric in group.metrics]
-    name = metric.replace("_", " ")
-    return _draw_units_of(groups, list(map(_title, groups)), metric, *METRICS.get(metric, (name, 1, name.capitalize())))
-
-
-def draw_learning_rate(groups: Sequence[RunGroup]) -> Drawing:
-    """Learning rate over epochs, one line a schedule, which many runs may follow."""
-    schedules: dict[tuple[tuple[float, ...], ...], list[int]] = {}  # -> places of groups
-    for place, group in enumerate(groups):
-        for log in group.logs:
-            followers = schedules.setdefault(tuple(map(tuple, log.series("lr"))), [])
-            followers.extend([] if place in followers else [place])
-    styles = line_styles([group.method for group in groups])
-    labels = [_names([groups[place] for place in places], len(groups)) for places in schedules.values()]
-    lines = [(series, styles[places[0]] if len(places) == 1 else dict(color=BLACK, linestyle=DASHES[index % len(DASHES)]),
-              index) for index, (series, places) in enumerate(schedules.items())]
-    return _draw_lines(groups, lines, labels, "lr", "learning rate", "Learning rate", nested=True)
-
-
-def _names(groups: Sequence[RunGroup], of: int) -> str:
-    """What to call the groups that share a schedule."""
-    if len(groups) == 1:
-        return groups[0].title
-    methods = "; ".join(dict.fromkeys(group.method.label for group in groups))
-    return f"all {of} settings" if len(groups) == of else f"{len(groups)} settings: {methods}"
-
-
-def draw_throughput(groups: Sequence[RunGroup]) -> Drawing:
-    """Images a second over epochs, one line a run."""
-    styles = line_styles([group.method for group in groups])
-    lines = [(log.series("images_per_second"), styles[place], place)
-             for place, group in enumerate(groups) for log in group.logs]
-    return _draw_lines(groups, lines, [group.title for group in groups], "images_per_second", "throughput (images/s)",
-                       "Training throughput in images per second")
-
-
-def group_runs(work_dirs: Paths) -> list[RunGroup]:
+def group_runs(work_dirs: Iterable[str | Path]) -> list[RunGroup]:
     """Reads the logs, and puts runs of one method and setting together; errors as :func:`draw_curves`."""
-    if not work_dirs:
-        raise ValueError("there is no training log to draw; pass at least one work directory of tools/pretrain.py")
     grouped: dict[str, list[TrainingLog]] = {}
     identities = {}
     for work_dir in find_training_logs(work_dirs):
@@ -177,100 +114,94 @@ def _identity(work_dir: Path) -> dict[str, Any]:
     return {"method": foreign_method("file", work_dir.name), "setting": {"folder": str(work_dir.resolve())}}
 
 
-def _draw_units_of(
-    groups: Sequence[RunGroup], titles: Sequence[str], metric: str, label: str, factor: float, what: str
-) -> Drawing:
-    columns = 2 if len(groups) == 4 else min(COLUMNS, len(groups))
+def _draw_metric(groups: Sequence[RunGroup], metric: str) -> Drawing:
+    """A metric of every local unit over epochs: one panel per group that logged it, one line per unit and seed."""
+    groups = [group for group in groups if metric in group.metrics]
+    label, factor = METRICS.get(metric, (metric.replace("_", " "), 1))
+    titles = [_title(group) for group in groups]
+    if metric == "loss":
+        losses = {group.method.loss for group in groups}
+        label = "training loss" if len(losses) > 1 else losses.pop() or "training loss"
+        if len(losses) > 1:
+            titles = [f"{title}\n{group.method.loss}" for title, group in zip(titles, groups, strict=True)]
+    columns = 2 if len(groups) == 4 else min(3, len(groups))
+    rows = -(-len(groups) // columns)
     width = COLUMN_WIDTH if columns == 1 else TEXT_WIDTH
-    lines = [wrapped(title, width / columns - 0.3, 8) for title in titles]
-    prefix = f"{metric}_"
+    lines = [wrapped(title, width / columns - 0.3) for title in titles]
+    height = 2.15 + 0.15 * max(title.count("\n") + 1 for title in lines)
     with figure_style():
-        figure, axes = new_figure(columns, -(-len(groups) // columns), width, sharex=True, sharey=True,
-                                  height=PANEL_HEIGHT + TITLE_LINE * max(map(len, lines)))
+        figure, axes = new_figure(columns, rows, width, rows * height, sharex=True, sharey=True)
         for index, (ax, group) in enumerate(zip(axes, groups, strict=False)):
-            _draw_group(ax, group, prefix, factor)
-            ax.set(title="\n".join(lines[index]), xlabel="epoch")
+            _draw_group(ax, group, f"{metric}_", factor)
+            ax.set(title=lines[index], xlabel="epoch")
             ax.tick_params(labelbottom=True)
             if index % columns == 0:
                 ax.set_ylabel(label)
         for ax in axes[len(groups):]:
             ax.set_visible(False)
         _set_epochs(axes[0], groups)
-    shown = "; ".join(_in_one_line(title) for title in titles)
-    caption = f"{what} of every local unit over epochs: {shown}. Means between lines of the log."
-    caption += _warning(groups)
-    return Drawing(figure, caption, {"runs": _numbers(groups, lambda log: {
-        unit: log.series(f"{prefix}{unit}") for unit in log.units(prefix)}, factor)})
+    return Drawing(figure, f"{_capitalised(label)} of every local unit over epochs: {_in_one_line(titles)}. Means between "
+                   f"lines of the log.{_warning(groups)}")
 
 
 def _draw_group(ax: Axes, group: RunGroup, prefix: str, factor: float) -> None:
     """Draws every unit of a group in a shade of the method's colour, darker from the bottom up."""
     units = list(dict.fromkeys(unit for log in group.logs for unit in log.units(prefix)))
-    named = _named(units)
     handles = {}
     for unit, color in zip(units, shades(method_color(group.method), len(units)), strict=True):
         for log in group.logs:
             epochs, values = log.series(f"{prefix}{unit}")
-            [line] = ax.plot(epochs, [factor * value for value in values], method_dashes(group.method), color=color,
-                             label=unit, linewidth=1.2 if len(group.logs) == 1 else 0.8, marker=_marker(epochs))
-            if unit in named:
-                handles[unit] = line
-    top_first = [*handles][::-1]  # as in the network
-    ax.legend([handles[unit] for unit in top_first], top_first, ncols=1 if len(units) < 3 else 2)
-
-
-def _named(units: Sequence[str]) -> set[str]:
-    """Units for a legend: all, or where they are many some at equal distances, the bottom and the top one among them."""
+            [handles[unit]] = ax.plot(epochs, [factor * value for value in values], color=color, label=unit,
+                                      linestyle="--" if group.method.subsampled else "-", marker=_marker(epochs),
+                                      linewidth=1.2 if len(group.logs) == 1 else 0.8)
     step = max(1, -(-(len(units) - 1) // (MOST_NAMED - 1)))
-    return {*units[::step], units[-1]} if units else set()
+    named = [unit for index, unit in enumerate(units) if index % step == 0 or unit == units[-1]][::-1]  # top first
+    ax.legend([handles[unit] for unit in named], named, ncols=1 if len(units) < 3 else 2)
+
+
+def _draw_learning_rate(groups: Sequence[RunGroup]) -> Drawing:
+    """Learning rate over epochs, one line per schedule, which many groups may follow."""
+    followers: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        followers.setdefault(canonical(group.logs[0].series("lr")), []).append(place)
+    styles = line_styles([group.method for group in groups])
+    lines = [(groups[places[0]].logs[0].series("lr"), styles[places[0]] if len(places) == 1 else dict(color=BLACK),
+              "; ".join(groups[place].title for place in places)) for places in followers.values()]
+    return _draw_lines(groups, lines, "learning rate")
+
+
+def _draw_throughput(groups: Sequence[RunGroup]) -> Drawing:
+    """Images per second over epochs, one line per run."""
+    styles = line_styles([group.method for group in groups])
+    return _draw_lines(groups, [(log.series("images_per_second"), style, group.title)
+                                for group, style in zip(groups, styles, strict=True) for log in group.logs],
+                       "throughput (images/s)")
 
 
 def _draw_lines(
-    groups: Sequence[RunGroup], lines: Sequence[tuple[tuple, Mapping[str, Any], int]], labels: Sequence[str], name: str,
-    axis_label: str, what: str, nested: bool = False,
+    groups: Sequence[RunGroup], lines: Sequence[tuple[Series, Mapping[str, Any], str]], axis_label: str
 ) -> Drawing:
-    """Draws a scalar of all runs in one panel.
-
-    Args:
-        groups: of runs.
-        lines: epochs and values, the look, and the place of the label; the first of a label stands for it in the legend.
-        labels: of the lines.
-        name: of the scalar.
-        axis_label: what it is.
-        what: it is, for the caption.
-        nested: whether lines, which may lie upon each other in part, are the wider the earlier.
-    """
-    narrowing = min(0.6, (WIDEST_LINE - 1.2) / max(1, len(labels) - 1)) if nested else 0  # points a line
-    handles: dict[int, Line2D] = {}
+    """Draws a scalar of all runs in one panel, of which every line is given by its values, look and label."""
+    handles = {}
     with figure_style():
+        labels = list(dict.fromkeys(label for _, _, label in lines))
         figure, (ax,) = new_figure(height=1.9 + legend_height(labels, COLUMN_WIDTH))
-        for (epochs, values), look, place in lines:
+        for (epochs, values), look, label in lines:
             look = dict(look, marker=look.get("marker") or _marker(epochs))
-            [line] = ax.plot(epochs, values, label=labels[place], markevery=1 if len(epochs) < 8 else MARKED,
-                             linewidth=1.2 + narrowing * (len(labels) - 1 - place), **look)
-            handles.setdefault(place, line)
+            [handles[label]] = ax.plot(epochs, values, markevery=1 if len(epochs) < 8 else 0.15, **look)
         ax.set(xlabel="epoch", ylabel=axis_label)
         ax.set_ylim(bottom=0)
         _set_epochs(ax, groups)
-        outside_legend(figure, [handles[place] for place in sorted(handles)], labels)
-    shown = "; ".join(_in_one_line(_title(group)) for group in groups)
-    return Drawing(figure, f"{what} over epochs: {shown}.",
-                   {"runs": _numbers(groups, lambda log: {name: log.series(name)})})
+        outside_legend(figure, [handles[label] for label in labels], labels)
+    return Drawing(figure, f"{_capitalised(axis_label)} over epochs: {_in_one_line(map(_title, groups))}.")
 
 
 def _warning(groups: Sequence[RunGroup]) -> str:
     """A sentence on what runs differ in although values on one axis depend on it; empty where there is nothing."""
     conditions = [{"objective": group.identity["method"].get("objective"),
-                   **{key: group.identity["setting"].get(key) for key in VALUES_DEPEND_ON}}
-                  for group in groups if "objective" in group.identity["method"]]
-    if len({group["objective"]["type"] for group in conditions}) > 1:  # whose options have nothing in common
-        conditions = [{**group, "objective": group["objective"]["type"]} for group in conditions]
-    hints = [differences(each, conditions) for each in conditions]
-    differing = []
-    for name in hints[0] if hints else ():
-        values = dict.fromkeys("none" if hint[name] is None else str(hint[name]) for hint in hints)
-        differing.append(f"{name} ({', '.join(values)})")
-    return f" Values of runs that differ in {' or '.join(differing)} cannot be compared." if differing else ""
+                   **{key: group.identity["setting"].get(key) for key in VALUES_DEPEND_ON}} for group in groups]
+    differing = [key for key in conditions[0] if len({canonical([each[key]]) for each in conditions}) > 1]
+    return f" Values cannot be compared where runs differ in {', '.join(differing)}." if differing else ""
 
 
 def _marker(epochs: Sequence[float]) -> str | None:
@@ -282,29 +213,16 @@ def _set_epochs(ax: Axes, groups: Sequence[RunGroup]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def _title(group: RunGroup, loss: str = "") -> str:
+def _title(group: RunGroup) -> str:
+    """The group, its seeds, and how far it is where it has not run all its epochs."""
     seeds = f", {len(group.logs)} seeds" if len(group.logs) > 1 else ""
-    return "\n".join(filter(None, [f"{group.title}{seeds}", loss, _unfinished(group)]))
+    done, epochs = min(log.epochs_done for log in group.logs), group.identity["setting"].get("epochs")
+    return f"{group.title}{seeds}" + (f"\nepoch {done} of {epochs}" if epochs is not None and done < epochs else "")
 
 
-def _in_one_line(title: str) -> str:
-    return title.replace("\n", ", ")
+def _in_one_line(titles: Iterable[str]) -> str:
+    return "; ".join(title.replace("\n", ", ") for title in titles)
 
 
-def _unfinished(group: RunGroup) -> str:
-    """How far a group is that has not run all its epochs."""
-    done = [log.epochs_done for log in group.logs]
-    if group.epochs is None or min(done) == group.epochs:
-        return ""
-    return f"epoch {'–'.join(map(str, sorted({min(done), max(done)})))} of {group.epochs}"
-
-
-def _numbers(
-    groups: Sequence[RunGroup], series_of: Callable[[TrainingLog], Mapping[str, tuple]], factor: float = 1
-) -> list[dict[str, Any]]:
-    return [{
-        "work_dir": str(log.work_dir),
-        "method": group.title,
-        "series": {name: {"epoch": epochs, "value": [factor * value for value in values]}
-                   for name, (epochs, values) in series_of(log).items()},
-    } for group in groups for log in group.logs]
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -20,12 +20,20 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pretrain.data.sources import ImageDataset, build_source, default_splits, labelled
-from pretrain.encoders import Encoder
 from pretrain.eval.data import DEFAULT_IMAGE_SIZE, CentreView, LabelledImages, balanced_subset, default_workers
 from pretrain.eval.features import PooledFeatures, extract_features, find_device, frozen, load_encoder
-from pretrain.figures.class_style import class_color, class_marker
-from pretrain.figures.labels import legend_height, outside_legend, unique_labels_by_path, wrapped
-from pretrain.figures.style import TEXT_WIDTH, Drawing, figure_style, new_figure
+from pretrain.figures.style import (
+    TEXT_WIDTH,
+    Drawing,
+    class_color,
+    class_marker,
+    figure_style,
+    legend_height,
+    new_figure,
+    outside_legend,
+    titles_with_paths,
+    wrapped,
+)
 from pretrain.results.method import RANDOM, dataset_name, unique_labels
 
 DEFAULT_CLASSES = 10
@@ -58,6 +66,27 @@ class ImageChoice:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """One encoder.
+
+    Attributes:
+        method: what it was trained with.
+        encoder: its name or config.
+        image_size: side of its views in pixels.
+        stage: whose features are embedded.
+        features: ``(N, C)``, L2-normalised.
+        labels: ``(N,)`` int64.
+    """
+
+    method: Mapping[str, Any]
+    encoder: str | Mapping[str, Any]
+    image_size: int
+    stage: str
+    features: Tensor
+    labels: Tensor
+
+
 def draw_embedding(
     files: Sequence[str],
     choice: ImageChoice,
@@ -86,49 +115,33 @@ def draw_embedding(
 
     Raises:
         ValueError: a file, the data, a class or the stage does not fit, or there are too few images.
-        RunFailedError: too many images cannot be decoded.
+        RunFailedError: too many images are corrupt.
     """
     source, indices, chosen = _choose_images(choice)
     target, workers = find_device(device), default_workers() if workers is None else workers
-    methods: list[Mapping[str, Any]] = []
     panels: list[_Panel] = []
     for file in files:
         like = panels[0] if panels and file == RANDOM else None
         built, origin = load_encoder(file, encoder or (like and like.encoder), choice.seed)
-        name = _choose_stage(built, stage, file)
+        name = list(built.stages)[-1] if stage is None else stage
+        if name not in built.stages:
+            raise ValueError(f"the encoder of {file} has no stage {stage!r}; it has {', '.join(built.stages)}")
         setting = origin["identity"]["setting"]
         side = image_size or setting.get("image_size") or (like.image_size if like else DEFAULT_IMAGE_SIZE)
         with frozen(built):
             pooled = PooledFeatures(built, [name]).to(target).eval()
-            dataset = LabelledImages(source, indices, CentreView(side))
-            found = extract_features(pooled, dataset, BATCH_SIZE, workers, target)
+            found = extract_features(pooled, LabelledImages(source, indices, CentreView(side)), BATCH_SIZE, workers, target)
         features = F.normalize(found.features[name].cpu(), dim=1)  # (N, C)
-        labels = found.labels.cpu()
-        methods.append(origin["identity"]["method"])
-        panels.append(_Panel(setting["encoder"], side, labels.numpy(), tsne(features.numpy(), choice.seed), dict(
-            file=file, stage=name, features=features.shape[1], image_size=side,
-            images=len(labels), knn=leave_one_out_knn(features, labels), silhouette=silhouette(features, labels),
-        )))
-    by_key = unique_labels(methods)
-    labels_of_methods = [by_key[method["key"]] for method in methods]
+        panels.append(_Panel(origin["identity"]["method"], setting["encoder"], side, name, features, found.labels.cpu()))
+    by_key = unique_labels(panel.method for panel in panels)
+    titles = titles_with_paths([by_key[panel.method["key"]] for panel in panels], files)
     with figure_style():
-        figure = _draw(panels, labels_of_methods, source.classes, chosen)
-    return Drawing(figure, _caption(panels[0], choice, chosen), {
-        "classes": [source.classes[label] for label in chosen],
-        "neighbours": _neighbours(len(indices)),
-        "panels": [{"method": label, **panel.numbers} for label, panel in zip(labels_of_methods, panels, strict=True)],
-    })
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """One encoder, the side of its views, labels ``(N,)``, the map ``(N, 2)``, and numbers."""
-
-    encoder: Mapping[str, Any]
-    image_size: int
-    labels: np.ndarray
-    points: np.ndarray
-    numbers: Mapping[str, Any]
+        figure = _draw(panels, titles, source.classes, chosen, choice.seed)
+    data_set = dataset_name({"source": choice.source, "root": Path(choice.data_root).resolve().name})
+    return Drawing(figure, f"t-SNE of the {panels[0].stage} features of {len(panels[0].labels)} images of {len(chosen)} "
+                   f"classes of {data_set}; under each panel, of the features and not of the map: accuracy of "
+                   f"leave-one-out votes of {NEIGHBOURS} nearest neighbours, and mean silhouette of the classes (-1 to 1), "
+                   "both by cosine.")
 
 
 def leave_one_out_knn(features: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> float:
@@ -141,13 +154,9 @@ def leave_one_out_knn(features: Tensor, labels: Tensor, neighbours: int = NEIGHB
     """
     unit = F.normalize(features.double(), dim=1)
     similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)  # (N, N)
-    nearest = similarity.topk(_neighbours(len(labels), neighbours), dim=1).indices  # (N, k)
+    nearest = similarity.topk(min(neighbours, len(labels) - 1), dim=1).indices  # (N, k)
     votes = F.one_hot(labels[nearest], int(labels.max()) + 1).sum(dim=1)  # (N, classes)
     return 100 * (votes.argmax(dim=1) == labels).double().mean().item()
-
-
-def _neighbours(images: int, wanted: int = NEIGHBOURS) -> int:
-    return min(wanted, images - 1)
 
 
 def silhouette(features: Tensor, labels: Tensor) -> float:
@@ -176,55 +185,39 @@ def _choose_images(choice: ImageChoice) -> tuple[ImageDataset, np.ndarray, list[
     labels = source.labels[of_classes]
     size, present = min(choice.images, len(labels)), len(np.unique(labels))
     if not 2 <= present < size:
-        raise ValueError(f"{choice.images} images of {', '.join(names)} are asked for, and {source.description} has "
-                         f"{len(labels)} of {present} of these classes; an embedding takes at least two classes and more "
+        raise ValueError(f"{size} images of {present} classes cannot be embedded; choose at least two classes and more "
                          "images than classes")
     return source, of_classes[balanced_subset(labels, size, choice.seed)], chosen
 
 
-def _choose_stage(encoder: Encoder, stage: str | None, file: str) -> str:
-    if stage is None:
-        return list(encoder.stages)[-1]
-    if stage not in encoder.stages:
-        raise ValueError(f"the encoder of {file} has no stage {stage!r}; it has {', '.join(encoder.stages)}")
-    return stage
-
-
-def _draw(panels: Sequence[_Panel], labels: Sequence[str], classes: Sequence[str], chosen: Sequence[int]) -> Figure:
+def _draw(
+    panels: Sequence[_Panel], titles: Sequence[str], classes: Sequence[str], chosen: Sequence[int], seed: int
+) -> Figure:
     rows = -(-len(panels) // MAX_COLUMNS)
     columns = -(-len(panels) // rows)
     width = TEXT_WIDTH * max(columns, 2) / MAX_COLUMNS
-    files = [panel.numbers["file"] for panel in panels]
-    unique = unique_labels_by_path(labels, files, "{label}\n{hint}")
-    titles = ["\n".join(wrapped(title, width / columns, 8)) for title in unique]
     names = [classes[label] for label in chosen]
-    text_height = 0.35 + 0.13 * max(title.count("\n") + 1 for title in titles)
-    height = width / columns + text_height + (0.1 + legend_height(names, width)) / rows
-    figure, axes = new_figure(columns, rows, width=width, height=height)
-    for axis, panel, title in zip(axes, panels, titles, strict=False):
-        _draw_panel(axis, panel, title, chosen)
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
+    lines = [wrapped(title, width / columns) for title in titles]
+    text_height = 0.35 + 0.13 * max(title.count("\n") + 1 for title in lines)
+    height = rows * (width / columns + text_height) + 0.1 + legend_height(names, width)
+    figure, axes = new_figure(columns, rows, width, height)
+    for ax, panel, title in zip(axes, panels, lines, strict=False):
+        ax.set_title(title)
+        _draw_panel(ax, panel, chosen, seed)
+    for ax in axes[len(panels):]:
+        ax.set_axis_off()
     handles = [Line2D([], [], linestyle="", marker=class_marker(place), color=class_color(place))
                for place in range(len(names))]
     outside_legend(figure, handles, names, "lower center")
     return figure
 
 
-def _draw_panel(axis: Axes, panel: _Panel, title: str, chosen: Sequence[int]) -> None:
+def _draw_panel(ax: Axes, panel: _Panel, chosen: Sequence[int], seed: int) -> None:
+    points = tsne(panel.features.numpy(), seed)
     for place, label in enumerate(chosen):
-        x, y = panel.points[panel.labels == label].T
-        axis.scatter(x, y, s=9, marker=class_marker(place), color=class_color(place), linewidths=0, alpha=0.85)
-    axis.set(title=title, xticks=[], yticks=[], box_aspect=1)
-    signed = f"{panel.numbers['silhouette']:.3f}".replace("-", "\N{MINUS SIGN}")
-    axis.set_xlabel(f"kNN {panel.numbers['knn']:.1f} %, silhouette {signed}")
-    axis.grid(visible=False)
-    axis.spines[:].set_visible(True)
-
-
-def _caption(first: _Panel, choice: ImageChoice, chosen: Sequence[int]) -> str:
-    data_set = dataset_name({"source": choice.source, "root": Path(choice.data_root).resolve().name})
-    images = len(first.labels)
-    return (f"t-SNE of the {first.numbers['stage']} features of {images} images of {len(chosen)} classes of {data_set}; "
-            "under each panel, of the features and not of the map: accuracy of leave-one-out votes of "
-            f"{_neighbours(images)} nearest neighbours, and mean silhouette of the classes (-1 to 1), both by cosine.")
+        x, y = points[panel.labels.numpy() == label].T
+        ax.scatter(x, y, s=9, marker=class_marker(place), color=class_color(place), linewidths=0, alpha=0.85)
+    ax.set(xticks=[], yticks=[], box_aspect=1)
+    knn, signed = leave_one_out_knn(panel.features, panel.labels), silhouette(panel.features, panel.labels)
+    ax.set_xlabel(f"kNN {knn:.1f} %, silhouette {signed:.3f}".replace("-", "\N{MINUS SIGN}"))
+    ax.spines[:].set_visible(True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,31 +13,31 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from pretrain.figures.labels import CHARACTER, unique_labels_by_path, wrapped
 from pretrain.figures.style import (
     BLACK,
     COLUMN_WIDTH,
     GREY,
+    SMALL_SIZE,
     TEXT_WIDTH,
     VERMILION,
     Drawing,
     figure_style,
+    legend_height,
     method_color,
     new_figure,
+    outside_legend,
     shades,
+    titles_with_paths,
+    wrapped,
 )
-from pretrain.figures.unit_layout import RuleLayout, UnitLayout, rule_layout
+from pretrain.figures.unit_text import RuleLayout, UnitLayout, read_model, rule_layout
 
-COLUMNS = 3
-# inches, which are also the coordinates of the axes
-BLOCK_HEIGHT, BLOCK_WIDTH, WIDE_BLOCK, BLOCK_GAP = 0.2, 0.4, 0.72, 0.03  # wide ones hold a word beside the number
-LANE, ARROW, LINE_HEIGHT, LEGEND_LINE = 0.17, 0.05, 0.13, 0.17
-NAME_OFFSET = 0.16  # from a head to the name of its loss
-IMAGES = 0.34  # what the arrow and the word below the blocks take
-ARROWHEAD = dict(marker="v", markersize=5.5, markeredgewidth=0)  # of an arrow
+BLOCK_HEIGHT, BLOCK_WIDTH, LANE = 0.2, 0.4, 0.17  # inches
+TOP_OF_LINE = 0.3  # of a block: how far below its top the line from the block to the head leaves it
+ARROW = dict(marker="v", markersize=5.5, markeredgewidth=0)
 NARROWING = [(-1, -1), (-1, 1), (1, 0.45), (1, -0.45), (-1, -1)]  # towards the loss
 HEAD = dict(marker=NARROWING, markersize=9, markeredgecolor=BLACK, markeredgewidth=0.5)
-SMALL, MEDIUM, LARGE = 6.5, 7, 8  # points
+UNTRAINED = dict(facecolor="white", edgecolor=VERMILION, hatch="////")
 STROKES = {"updates": dict(linewidth=2.4), "copy": dict(linewidth=2.8), "passes": dict(linewidth=1.0, linestyle=":")}
 EFFECTS = {
     "updates": "gradient, updates the block",
@@ -46,199 +46,117 @@ EFFECTS = {
 }
 
 
-def draw_units(models: Sequence[Mapping[str, Any]]) -> Drawing:
+def draw_units(paths: Sequence[str | Path]) -> Drawing:
     """Draws learning rules side by side, the images at the bottom.
 
     Args:
-        models: see :func:`pretrain.figures.unit_layout.rule_layout`.
+        paths: see :func:`pretrain.figures.unit_text.read_model`.
 
     Raises:
-        ValueError: the learner refuses a model, as in training; or there is none.
+        FileNotFoundError, ValueError: as :func:`~pretrain.figures.unit_text.read_model`, or the learner refuses a model.
     """
-    if not models:
-        raise ValueError("there is no learning rule to draw; pass at least one config, work directory or checkpoint")
-    layouts = _with_unique_names([rule_layout(model) for model in models], [model.get("source", "") for model in models])
-    needed = max(map(_needed_width, layouts))
-    columns = max(1, min(COLUMNS, len(layouts), int(TEXT_WIDTH / needed)))
+    return draw_models([read_model(path) for path in paths], paths)
+
+
+def draw_models(models: Sequence[Mapping[str, Any]], paths: Sequence[str | Path]) -> Drawing:
+    """As :func:`draw_units`, of options that :func:`pretrain.figures.unit_text.rule_layout` takes."""
+    layouts = [rule_layout(model) for model in models]
+    titles = titles_with_paths([f"{layout.method.label} on {layout.encoder}" for layout in layouts], paths)
+    needed = max(LANE * layout.num_lanes for layout in layouts) + 1.9
+    columns = max(1, min(3, len(layouts), int(TEXT_WIDTH / needed)))
     width = max(needed, COLUMN_WIDTH if len(layouts) == 1 else TEXT_WIDTH)
-    panel = width / columns
-    above = [_top(layout) + LINE_HEIGHT * len(_title(layout, panel)) + 0.1 for layout in layouts]
-    below = [IMAGES + LINE_HEIGHT * len(_note(layout, panel)) for layout in layouts]
-    starts = range(0, len(layouts), columns)  # of rows
-    tops, bottoms = ([max(sizes[start:start + columns]) for start in starts] for sizes in (above, below))
-    heights = [top + bottom for top, bottom in zip(tops, bottoms, strict=True)]
     handles = _legend(layouts)
-    legend_height = LEGEND_LINE * -(-len(handles) // columns)
+    labels = [handle.get_label() for handle in handles]
+    heights = [max(map(_height, layouts[start:start + columns])) for start in range(0, len(layouts), columns)]
     with figure_style():
-        figure, axes = new_figure(columns, len(heights), width, (sum(heights) + legend_height) / len(heights) + 0.1,
+        figure, axes = new_figure(columns, len(heights), width, sum(heights) + legend_height(labels, width) + 0.1,
                                   gridspec_kw=dict(height_ratios=heights))
-        for index, ax in enumerate(axes):
-            ax.set(xlim=(0, panel), ylim=(-bottoms[index // columns], tops[index // columns]))
+        for ax in axes:
             ax.axis("off")
-        for ax, layout in zip(axes, layouts, strict=False):
-            _draw_rule(ax, layout, panel)
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-    return Drawing(figure, _caption(layouts), {"rules": [_numbers(layout) for layout in layouts]})
+        for ax, layout, title in zip(axes, layouts, titles, strict=False):
+            ax.set_title(wrapped(title, width / columns - 0.2), loc="left")
+            _draw_rule(ax, layout, width / columns - 0.3)
+        outside_legend(figure, handles, labels, "lower center")
+    untrained = [f" {title} leaves blocks {', '.join(map(str, layout.untrained))} untrained."
+                 for title, layout in zip(titles, layouts, strict=True) if layout.untrained]
+    return Drawing(figure, f"Local units of {'; '.join(titles)}: the encoder's blocks by stage, with the images at the "
+                   "bottom, and beside them every unit's gradient, from the loss on its last block down to the first block "
+                   f"that it reaches.{''.join(untrained)}")
 
 
-def _with_unique_names(layouts: Sequence[RuleLayout], sources: Sequence[str]) -> list[RuleLayout]:
-    """With names that differ where rule and encoder do not."""
-    titles = ["\n".join((layout.name, layout.encoder)) for layout in layouts]
-    unique = unique_labels_by_path(titles, sources, "{hint}")
-    return [layout if title == hint else replace(layout, name=f"{layout.name} ({hint})")
-            for layout, title, hint in zip(layouts, titles, unique, strict=True)]
+def _height(layout: RuleLayout) -> float:
+    """Inches that a rule takes with title and note."""
+    return BLOCK_HEIGHT * _stretch(layout) * layout.num_blocks + 1.1
+
+
+def _stretch(layout: RuleLayout) -> float:
+    """How much higher than usual blocks must be for the names of all losses on one of them."""
+    return max(1, max(Counter(shown.unit.end for shown in layout.units).values()) / 1.3)
 
 
 def _draw_rule(ax: Axes, layout: RuleLayout, width: float) -> None:
-    height = _block_height(layout)
-    column, edge, heads = _places(layout)
-    ax.text(0, _top(layout) + 0.06, "\n".join(_title(layout, width)), fontsize=LARGE, va="bottom")
-    ax.text(0, -IMAGES, "\n".join(_note(layout, width)), fontsize=SMALL, va="top", linespacing=1.25)
-    _draw_blocks(ax, layout, column, edge)
-    ax.annotate("images", ((column + edge) / 2, 0), ((column + edge) / 2, -0.3), fontsize=SMALL, ha="center",
+    """Draws a rule about ``width`` inches wide; x is in inches, y in blocks."""
+    ax.set(xlim=(-0.35, width - 0.35), ylim=(-1.6 / _stretch(layout), layout.num_blocks + 0.1))
+    tints = matplotlib.colormaps["BuPu"]
+    for index, (stage, (start, end)) in enumerate(layout.stages.items()):
+        tint = tints(0.08 + 0.34 * index / max(1, len(layout.stages) - 1))
+        ax.text(-0.05, (start + end) / 2, stage, ha="right", va="center", fontsize=SMALL_SIZE)
+        for block in range(start, end):
+            look = UNTRAINED if block in layout.untrained else dict(facecolor=tint, edgecolor=BLACK)
+            ax.add_patch(Rectangle((0, block + 0.07), BLOCK_WIDTH, 0.86, **look))
+            ax.text(BLOCK_WIDTH / 2, block + 0.48, str(block), ha="center", va="center", fontsize=6.5,
+                    bbox=dict(facecolor=look["facecolor"], linewidth=0, pad=0.4))
+    ax.annotate("images", (BLOCK_WIDTH / 2, 0), (BLOCK_WIDTH / 2, -1.4 / _stretch(layout)), fontsize=6.5, ha="center",
                 arrowprops=dict(arrowstyle="-|>", color=GREY, linewidth=0.8, shrinkA=0, shrinkB=0))
+    kinds = dict.fromkeys(_head_kind(shown) for shown in layout.units)
+    heads = f"projection heads: {' or '.join(kinds)}"
+    ax.text(0, 0, wrapped(heads, width, 6.5), fontsize=6.5, va="top", transform=ax.transAxes)
     ending = Counter(shown.unit.end for shown in layout.units)
     placed: Counter[int] = Counter()
     for shown, color in zip(layout.units, shades(method_color(layout.method), len(layout.units)), strict=True):
         end = shown.unit.end
-        share = 0.3 if ending[end] == 1 else (ending[end] - placed[end] - 0.5) / ending[end]  # the lower unit lower
+        below = TOP_OF_LINE if ending[end] == 1 else (ending[end] - placed[end] - 0.5) / ending[end]  # the lower unit lower
         placed[end] += 1
-        _draw_unit(ax, shown, color, height, (end - share) * height, edge, heads)
-    for text in ax.texts:
-        text.set_in_layout(False)  # has its place already
+        _draw_unit(ax, shown, color, end - below, BLOCK_WIDTH + LANE * (layout.num_lanes + 1) + 0.1)
 
 
-def _places(layout: RuleLayout) -> tuple[float, float, float]:
-    """Left and right end of the blocks, and left end of the heads, in inches from the left."""
-    left = 0.1 + CHARACTER * MEDIUM * max(map(len, layout.stages))
-    right = left + (WIDE_BLOCK if layout.untrained else BLOCK_WIDTH)
-    return left, right, right + LANE * (layout.num_lanes + 1) + 0.1
-
-
-def _needed_width(layout: RuleLayout) -> float:
-    """Inches that a rule takes."""
-    longest = max(len(_loss_name(shown)) for shown in layout.units)
-    return _places(layout)[-1] + NAME_OFFSET + CHARACTER * MEDIUM * longest
-
-
-def _loss_name(shown: UnitLayout) -> str:
-    return f"{shown.name} loss"
-
-
-def _draw_blocks(ax: Axes, layout: RuleLayout, left: float, right: float) -> None:
-    height = _block_height(layout)
-    tints = matplotlib.colormaps["BuPu"]
-    for index, (stage, (start, end)) in enumerate(layout.stages.items()):
-        tint = tints(0.08 + 0.34 * index / max(1, len(layout.stages) - 1))
-        ax.text(left - 0.06, (start + end) / 2 * height, stage, ha="right", va="center", fontsize=MEDIUM)
-        for block in range(start, end):
-            untrained = block in layout.untrained
-            look = dict(facecolor="white", edgecolor=VERMILION, hatch="////") if untrained else dict(
-                facecolor=tint, edgecolor=BLACK)
-            ax.add_patch(Rectangle((left, block * height + BLOCK_GAP / 2), right - left, height - BLOCK_GAP, **look))
-            ax.text((left + right) / 2, (block + 0.48) * height, f"{block} untrained" if untrained else block, ha="center",
-                    va="center", fontsize=SMALL, bbox=dict(facecolor="white", linewidth=0, pad=0.6) if untrained else None)
-
-
-def _draw_unit(
-    ax: Axes, shown: UnitLayout, color: tuple[float, float, float], height: float, top: float, edge: float, head: float
-) -> None:
-    """Draws a unit: from its last block to the head, and back down to its first one.
-
-    Args:
-        ax: coordinates are inches.
-        shown: the unit.
-        color: of its lines.
-        height: of a block.
-        top: where the line from its last block to the head runs.
-        edge: right end of the blocks.
-        head: where the heads stand.
-    """
-    lane = edge + LANE * (shown.lane + 1)
-    ax.plot([edge, head], [top, top], color=GREY, linewidth=0.7, zorder=2)
+def _draw_unit(ax: Axes, shown: UnitLayout, color: tuple[float, ...], top: float, head: float) -> None:
+    """Draws a unit: from its last block at height ``top`` to the head at ``head``, and back down to its first block."""
+    lane = BLOCK_WIDTH + LANE * (shown.lane + 1)
+    ax.plot([BLOCK_WIDTH, head], [top, top], color=GREY, linewidth=0.7, zorder=2)
     ax.plot([lane, head], [top, top], color=color, linewidth=1.2, zorder=2.1)
-    bottom = shown.unit.start * height + BLOCK_GAP
+    bottom = shown.unit.start + 0.25
     for effect, run in groupby(range(shown.unit.start, shown.unit.end), shown.effect):
         blocks = list(run)
-        ends = [max(blocks[0] * height, bottom + ARROW / 2), min((blocks[-1] + 1) * height, top)]
+        ends = [max(blocks[0], bottom), min(blocks[-1] + 1, top)]
         ax.plot([lane, lane], ends, color=color, solid_capstyle="butt", zorder=3, **STROKES[effect])
         if effect == "copy":  # hollow
             ax.plot([lane, lane], ends, color="white", linewidth=1.2, solid_capstyle="butt", zorder=3.1)
-    ax.plot(lane, bottom + ARROW / 2, color=color, zorder=4, **ARROWHEAD)
-    ax.plot([lane - 0.055, lane + 0.055], [bottom - 0.012] * 2, color=BLACK, linewidth=1.1, solid_capstyle="butt", zorder=4)
+    ax.plot(lane, bottom, color=color, zorder=4, **ARROW)
+    ax.plot([lane - 0.055, lane + 0.055], [bottom - 0.2] * 2, color=BLACK, linewidth=1.1, solid_capstyle="butt", zorder=4)
     ax.plot(head + 0.05, top, color=color, zorder=4, **HEAD)
-    ax.text(head + NAME_OFFSET, top, _loss_name(shown), va="center_baseline", fontsize=MEDIUM)
+    ax.text(head + 0.16, top, f"{shown.name} loss", va="center_baseline", fontsize=SMALL_SIZE)
 
 
-def _block_height(layout: RuleLayout) -> float:
-    """Inches; two losses find place beside a block of the usual height."""
-    most = max(Counter(shown.unit.end for shown in layout.units).values())
-    return BLOCK_HEIGHT * max(1, most / 1.3)
-
-
-def _top(layout: RuleLayout) -> float:
-    """Where the blocks end, in inches above the lowest."""
-    return layout.num_blocks * _block_height(layout)
-
-
-def _title(layout: RuleLayout, width: float) -> list[str]:
-    """Lines that fit ``width`` inches."""
-    return [line for text in (layout.name, layout.encoder) for line in wrapped(text, width, LARGE)]
-
-
-def _note(layout: RuleLayout, width: float) -> list[str]:
-    """What the heads are, in lines that fit ``width`` inches."""
-    kinds = [(kind, [shown.name for shown in run]) for kind, run in groupby(layout.units, lambda shown: shown.head_kind)]
-    outputs = "/".join(str(features) for features in dict.fromkeys(shown.head_widths[-1] for shown in layout.units))
-    head = f"Projection head{'s' * (len(layout.units) > 1)} to {outputs} features: "
-    parts = [f"{head}{kinds[0][0]}"] if len(kinds) == 1 else [head, *(f"{_run_of(names)}: {kind}" for kind, names in kinds)]
-    return [line for text in parts for line in wrapped(text, width, SMALL)]
-
-
-def _run_of(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+def _head_kind(shown: UnitLayout) -> str:
+    """The head in words, without the widths that grow with the encoder's."""
+    mlp = f"{len(shown.head_widths) - 1}-layer MLP to {shown.head_widths[-1]} features"
+    return " + ".join(filter(None, [shown.head_convs, mlp]))
 
 
 def _legend(layouts: Sequence[RuleLayout]) -> list[Line2D | Patch]:
     """What the signs that occur mean."""
-    effects = {shown.effect(block) for layout in layouts for shown in layout.units
-               for block in range(shown.unit.start, shown.unit.end)}
-    marker = dict(color=GREY, linestyle="")
+    effects = set().union(*(layout.effects for layout in layouts))
     handles: list[Line2D | Patch] = [
         Patch(facecolor="white", edgecolor=GREY, linewidth=0.8, label=label) if effect == "copy" else
         Line2D([], [], color=GREY, label=label, **STROKES[effect])
         for effect, label in EFFECTS.items() if effect in effects
     ]
+    marker = dict(color=GREY, linestyle="")
     handles += [
-        Line2D([], [], label="goes no further down", **marker, **ARROWHEAD),
+        Line2D([], [], label="goes no further down", **marker, **ARROW),
         Line2D([], [], label="head, not kept after training", **marker, **HEAD),
     ]
     if any(layout.untrained for layout in layouts):
-        handles.append(Patch(facecolor="white", edgecolor=VERMILION, hatch="////", label="no unit updates the block"))
+        handles.append(Patch(**UNTRAINED, label="no unit updates the block"))
     return handles
-
-
-def _caption(layouts: Sequence[RuleLayout]) -> str:
-    rules = "; ".join(f"{layout.name} on {layout.encoder}" for layout in layouts)
-    untrained = [f"{layout.name} leaves blocks {', '.join(map(str, layout.untrained))} untrained"
-                 for layout in layouts if layout.untrained]
-    return ". ".join([
-        f"Local units of {rules}: the blocks of the encoder by stage, with the images at the bottom; beside them every "
-        "unit's gradient, from the loss on its last block down to the first block that it reaches", *untrained,
-    ]) + "."
-
-
-def _numbers(layout: RuleLayout) -> dict[str, Any]:
-    return {
-        "method": layout.name,
-        "encoder": layout.encoder,
-        "stages": {name: list(blocks) for name, blocks in layout.stages.items()},
-        "units": [{
-            "name": shown.name,
-            "start": shown.unit.start,
-            "end": shown.unit.end,
-            "updates": [block for block in range(shown.unit.start, shown.unit.end) if shown.effect(block) == "updates"],
-            "head": shown.head,
-        } for shown in layout.units],
-        "untrained": list(layout.untrained),
-    }

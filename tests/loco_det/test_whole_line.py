@@ -17,7 +17,7 @@ from loco_det.report.render import write_report
 from pretrain.engine.checkpoints import export_backbone
 from pretrain.eval.evaluate import evaluate
 from pretrain.figures.curves import draw_curves
-from pretrain.figures.unit_layout import read_model, rule_layout
+from pretrain.figures.unit_text import read_model, rule_layout
 from pretrain.results.formats import numbers, table_text
 from pretrain.results.store import read_rows
 from pretrain.results.table import results_table

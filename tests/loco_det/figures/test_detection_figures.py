@@ -16,15 +16,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import loco_det.register  # noqa: F401  isort: skip
+
 from loco_det.datasets.coco import load_annotations
 from loco_det.datasets.splits import select_image_ids
 from loco_det.experiment.evaluate import evaluate_checkpoint
 from loco_det.experiment.experiment import DataDescription, _own_config
 from loco_det.experiment.inputs import use_data_root
-from loco_det.figures.detections import CHARACTER, LINE, MAX_COVERED, _label_places, _overlap, draw_detections
+from loco_det.figures.detections import _label_place, draw_detections
 from loco_det.figures.predictions import VAL_ANNOTATIONS, annotated_objects, find_detector, predict
 from pretrain.engine.work_dir import init_work_dir
-from pretrain.figures.class_style import CLASS_COLORS, class_color, class_marker, is_dark
 from pretrain.figures.style import save_figure
 from pretrain.results.store import DETECTION, new_record
 from tests.conftest import ROOT, assert_one_line_error
@@ -54,7 +54,7 @@ def run(config, synthetic_root):
     (folder / "split_0").mkdir(parents=True)
     (folder / VAL_ANNOTATIONS).write_text(json.dumps(content))
     record = new_record(DETECTION, identity("loco", encoder="resnet18"), dict(name=DETECTION), dataset="demo",
-                        classes=classes, data_root=str(synthetic_root))
+                        classes=classes, tasks=["bbox", "segm"], data_root=str(synthetic_root))
     init_work_dir(folder, _own_config(config, None, DataDescription(tuple(classes), 6, "train", "val")), record)
     torch.save({"state_dict": build_detector(config, classes).state_dict(), "detection": record, "meta": {}},
                folder / "split_0" / "epoch_1.pth")
@@ -101,85 +101,62 @@ def test_ground_truth_is_that_of_the_annotations(run, image_ids):
             coco.cats[entry["category_id"]]["name"] for entry in expected]
         np.testing.assert_allclose(objects.boxes[:, 2:] - objects.boxes[:, :2], [entry["bbox"][2:] for entry in expected])
         np.testing.assert_array_equal(objects.masks, [coco.annToMask(entry) for entry in expected])
-        assert objects.crowd.tolist() == [bool(entry["iscrowd"]) for entry in expected]
 
 
 @pytest.mark.slow
-def test_rows_are_images_and_columns_detectors(run, image_ids):
-    """Counts are of what is above the threshold, however many are shown; a checkpoint draws as its run."""
+def test_rows_are_images_and_columns_detectors(run, image_ids, tmp_path):
+    """The best objects above the threshold are shown, a checkpoint draws as its run, and files are equal byte for byte."""
     chosen = image_ids[1::-1]
-    drawing = draw_detections([run, run / "split_0/epoch_1.pth"], chosen, score_threshold=SCORE, most=2)
-    numbers, detector = drawing.numbers, find_detector(run)
+    drawings = [draw_detections([run, run / "split_0/epoch_1.pth"], chosen, score_threshold=SCORE, most=2) for _ in range(2)]
+    detector = find_detector(run)
     found = predict(detector, chosen, SCORE, CPU)
-    counts = [len(found[image_id]) for image_id in chosen]
-    assert numbers["images"] == chosen and min(counts) > 2
-    assert [entry["detections"] for entry in numbers["detectors"]] == [counts, counts]
-    assert numbers["ground_truth"] == [len(annotated_objects(detector, image_id)) for image_id in chosen]
-    axes = drawing.figure.axes
-    assert [axis.get_title() for axis in axes[:3]] == ["ground truth", "LoCo\nloco", "LoCo\nepoch_1"]
-    assert [axis.get_ylabel() for axis in axes[::3]] == list(map(str, chosen))
-    assert [len(axis.patches) for axis in axes] == [n for truth in numbers["ground_truth"] for n in (truth, 2, 2)]
+    assert min(map(len, found.values())) > 2
+    axes = drawings[0].figure.axes
+    titles = [ax.get_title() for ax in axes[:3]]
+    assert titles[0] == "ground truth" and titles[1].endswith("/loco") and titles[2].endswith("epoch_1.pth")
+    assert [ax.get_ylabel() for ax in axes[::3]] == list(map(str, chosen))
+    truth = [len(annotated_objects(detector, image_id)) for image_id in chosen]
+    assert [len(ax.patches) for ax in axes] == [n for count in truth for n in (count, 2, 2)]
     np.testing.assert_allclose(axes[1].patches[0].get_bbox().extents, found[chosen[0]].boxes[0], rtol=1e-5)
-
-
-@pytest.mark.slow
-def test_random_images_and_files_are_the_same_anywhere(run, image_ids, tmp_path):
-    """Images are those that the project's hash of seed and id ranks first; a second drawing has the same bytes."""
-    drawings = [draw_detections([run], count=1, seed=3, most=3) for _ in range(2)]
-    assert drawings[0].numbers["images"] == select_image_ids(image_ids, 1, 3)
     files = [save_figure(drawing.figure, tmp_path / name) for drawing, name in zip(drawings, "ab", strict=True)]
-    for first, second in zip(*files, strict=True):
-        assert first.read_bytes() == second.read_bytes()
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+    empty = draw_detections([run], count=1, score_threshold=1.0).figure.axes  # random images, nothing of such a score
+    assert empty[0].get_ylabel() == str(select_image_ids(image_ids, 1, 0)[0])
+    assert [text.get_text() for text in empty[1].texts] == ["none ≥ 1"]
 
 
 def test_labels_keep_off_each_other():
-    """Labels lie in the image and cover each other little; where there is no room, they are left out."""
-    boxes = np.array([[10.0, 20, 40, 60], [12, 20, 42, 60], [90, 0, 100, 8]] + [[48, 48, 52, 52]] * 20)
-    texts = ["striped_disc 0.95"] * len(boxes)
-    places = _label_places(boxes, texts, (100, 80), pixels_per_inch=70)
-    shown = [place for place in places if place is not None]
-    assert None in places and len(shown) >= 4 and places[0] is not None and places[1] is not None
-    width, height = (len(texts[0]) * CHARACTER + 0.04) * 70, LINE * 70
-    rectangles = [(x, y, x + width, y + height) for x, y in shown]
-    for index, rectangle in enumerate(rectangles):
-        assert rectangle[0] >= 0 and rectangle[1] >= 0 and rectangle[2] <= 100 + 1e-9 and rectangle[3] <= 80 + 1e-9
-        assert sum(_overlap(rectangle, other) for other in rectangles[:index]) <= MAX_COVERED * width * height + 1e-9
-
-
-def test_classes_are_told_apart():
-    """A hundred classes differ in colour or marker, and the text on a colour is the one of the higher contrast."""
-    assert len({(class_color(index), class_marker(index)) for index in range(100)}) == 100
-    assert is_dark("#332288") and not is_dark("#DDCC77") and len(set(CLASS_COLORS)) == 10
+    """Labels lie in the image and on no other; where there is no room, they are left out."""
+    size, taken = np.array([40.0, 8.0]), []
+    for box in [[10.0, 20, 40, 60], [12, 20, 42, 60], [90, 0, 100, 8], *[[48, 48, 52, 52]] * 20]:
+        place = _label_place(np.array(box), size, (100, 80), taken)
+        if place is None:
+            break
+        assert place.x0 >= 0 and place.y0 >= 0 and place.x1 <= 100 and place.y1 <= 80 and not place.count_overlaps(taken)
+        taken.append(place)
+    assert place is None and len(taken) >= 4
 
 
 def test_bad_input(run, tmp_path):
-    """What is missing is named with the mend, before any weights are read where that is possible."""
-    with pytest.raises(FileNotFoundError, match="pass a run directory"):
+    """What is missing is named, before any weights are read where that is possible."""
+    with pytest.raises(FileNotFoundError, match="none"):
         find_detector(tmp_path / "none")
-    with pytest.raises(ValueError, match="split_1 has no checkpoint; choose one of split_0 with --split"):
+    with pytest.raises(ValueError, match="split_1 has no checkpoint"):
         find_detector(run, split=1)
-    with pytest.raises(ValueError, match="has no checkpoint; pass a run directory of tools/train_det.py"):
-        find_detector(tmp_path)
     stray = tmp_path / "split_0/epoch_1.pth"
     stray.parent.mkdir()
     stray.symlink_to(run / "split_0/epoch_1.pth")
-    with pytest.raises(ValueError, match="does not lie in a run directory"):
+    with pytest.raises(ValueError, match="run.json"):
         find_detector(stray)
-    with pytest.raises(ValueError, match="say with --data-root where the data set is"):
+    with pytest.raises(ValueError, match="--data-root"):
         find_detector(run, data_root=tmp_path)
-    with pytest.raises(ValueError, match="image 7 is not among the 6 validation images"):
+    with pytest.raises(ValueError, match="image 7 is not among"):
         draw_detections([run], [7])
-    with pytest.raises(ValueError, match="choose 1 to 6"):
-        draw_detections([run], count=7)
-    with pytest.raises(ValueError, match="score threshold is 30"):
-        draw_detections([run], score_threshold=30)
-    with pytest.raises(ValueError, match="at least 1 is needed"):
-        draw_detections([run], most=0)
     other = tmp_path / "other"
     shutil.copytree(run, other)
     content = json.loads((run / VAL_ANNOTATIONS).read_text())
     (other / VAL_ANNOTATIONS).write_text(json.dumps(content | dict(annotations=content["annotations"][1:])))
-    with pytest.raises(ValueError, match="different data .their annotations differ"):
+    with pytest.raises(ValueError, match="different data"):
         draw_detections([run, other])
 
 
@@ -213,21 +190,4 @@ def test_the_tool_writes_the_figure(run, image_ids, tmp_path, run_tool):
     arguments = ("--images", image_ids[0], "--score", 0.5, "--most", 1, "--out", tmp_path)
     finished = run_tool("visualize", "detections", run, *arguments)
     printed = json.loads(finished.stdout)
-    assert [Path(file).stat().st_size > 5000 for file in printed["files"]] == [True, True, False]
-    assert json.loads((tmp_path / "detections.json").read_text())["images"] == image_ids[:1]
-
-
-@pytest.mark.slow
-def test_an_image_in_which_nothing_is_found_says_so(run, image_ids, tmp_path, run_tool):
-    """The threshold and the best score stand in it, ground truth stays bare, and stderr says what to try."""
-    arguments = ("--images", *image_ids[:2], "--score", 1.0, "--out", tmp_path)
-    finished = run_tool("visualize", "detections", run, *arguments)
-    [detector] = json.loads((tmp_path / "detections.json").read_text())["detectors"]
-    best = predict(find_detector(run), image_ids[:2], 0.0, CPU)
-    assert detector["best_scores"] == pytest.approx([float(best[image_id].scores.max()) for image_id in image_ids[:2]])
-    assert detector["detections"] == [0, 0]
-    assert f"(best {max(detector['best_scores']):.2g}); try a lower --score" in finished.stderr
-    axes = draw_detections([run], image_ids[:2], score_threshold=1.0).figure.axes
-    texts = [[text.get_text() for text in axis.texts if "none" in text.get_text()] for axis in axes]
-    expected = [[f"none ≥ 1\n(best {score:.2g})"] for score in detector["best_scores"]]
-    assert texts == [[], expected[0], [], expected[1]]
+    assert [Path(file).stat().st_size > 5000 for file in printed["files"]] == [True, True]

@@ -13,9 +13,7 @@ from mmengine.config import Config
 import loco_det.register  # noqa: F401  isort: skip
 from loco_det.experiment.experiment import DataDescription, _own_config
 from loco_det.experiment.inputs import use_data_root
-from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.engine.work_dir import RECORD_NAME, config_fingerprint, init_work_dir, write_json
-from pretrain.eval.features import load_encoder
 from pretrain.results.method import foreign_method
 from pretrain.results.store import DETECTION, PRETRAINING, new_record, read_record
 from tests.conftest import ROOT
@@ -23,8 +21,6 @@ from tests.loco_det.detection_runs import write_run
 from tests.loco_det.experiment.test_evaluate import build_detector
 from tests.pretrain.drawn_logs import UNITS, write_log
 from tests.pretrain.eval.written import identity_of_config, write_evaluation
-
-ENCODER = dict(type="resnet18", width=16, stem="stl")  # of checkpoints: a small one
 
 
 def edit(file: Path, **values: Any) -> None:
@@ -63,14 +59,6 @@ def write_pretraining(folder: Path, rule: str, images: Path, epochs: int = 5, to
     for epoch in range(1, epochs + 1):
         (folder / f"epoch_{epoch}.pth").touch()
     return folder
-
-
-def write_encoder(file: Path, identity: Mapping[str, Any]) -> None:
-    """An exported backbone of random weights, with the identity of a pretraining but for the encoder's size."""
-    encoder, _ = load_encoder("random", ENCODER, seed=len(str(identity["method"])))
-    setting = {**identity["setting"], "encoder": ENCODER}
-    meta = dict(identity, setting=setting, format=FORMAT, version=FORMAT_VERSION, epoch=setting["epochs"], iter=20)
-    torch.save({"state_dict": encoder.state_dict(), "meta": meta}, file)
 
 
 def write_detection(
@@ -118,7 +106,7 @@ def write_detection(
 def write_linear(work_dir: Path, accuracy: float, identity: Mapping[str, Any]) -> Path:
     """The record of a linear evaluation of a work directory's last checkpoint."""
     file = write_evaluation(work_dir / "epoch_5.readout" / "linear_cifar10.json", accuracy, identity)
-    edit(file, argv=["tools/linear_eval.py", str(work_dir / "epoch_5.pth"), "--data", "cifar10"], duration_s=30.0)
+    edit(file, argv=["tools/evaluate.py", str(work_dir / "epoch_5.pth"), "--data", "cifar10"], duration_s=30.0)
     return file
 
 
@@ -127,7 +115,6 @@ def write_experiment(folder: Path, data: Path) -> Path:
     for place, rule in enumerate(UNITS):
         identity = demo_identity(rule)
         work_dir = write_pretraining(folder / f"pretrain_{rule}", rule, data / "unlabeled2017")
-        write_encoder(work_dir / "epoch_5.pth", identity)
         write_linear(work_dir, 40.0 + 5 * place, identity)
     for method, bbox in {"random": [5.0, 6.0], "simclr": [12.5, 13.5], "loco": [9.0, 11.0]}.items():
         write_detection(folder / f"mask_rcnn_{method}", method, bbox, data, by_class={"cat": 7.0, "<dog>": 8.0})
