@@ -200,8 +200,8 @@ def _kept_pairs(file: Path, iterations: int) -> dict[str, Any]:
     logged = [(record, epochs) for record, epochs in zip(log.records, log.progress(), strict=True)
               if record["iter"] <= iterations and any(key.startswith("kept_positive_") for key in record)]
     if not logged:
-        raise ValueError(f"{file.parent} logged no kept pairs up to {file.name}: it trained on all of them; pretrain with a "
-                         "threshold, with model.objective.threshold")
+        raise ValueError(f"{file.parent} logged no kept pairs up to {file.name}: it trained on all of them; pretrain "
+                         "with model.objective.threshold")
     records = [record for record, _ in logged]
     units = [unit for unit in log.units("kept_positive_") if any(f"kept_positive_{unit}" in record for record in records)]
     return {
