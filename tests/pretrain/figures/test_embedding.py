@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from pretrain.eval.encoders import load_encoder
 from sklearn.metrics import silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
@@ -15,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from pretrain.data.sources import build_source
 from pretrain.engine.checkpoints import FORMAT, FORMAT_VERSION
 from pretrain.eval.data import CentreView
+from pretrain.eval.features import load_encoder
 from pretrain.figures.embedding import ImageChoice, draw_embedding, leave_one_out_knn, tsne
 from pretrain.figures.style import save_figure
 from pretrain.learner import IMAGENET_MEAN, IMAGENET_STD
