@@ -1,7 +1,7 @@
 """Image sources: data sets of images, with labels where there are any. Pretraining and evaluation share them.
 
 A config names a source, ``source="cifar10"`` or ``source=dict(type="file_list", file="{split}.txt")``, beside the
-``data_root`` that it reads from and the ``split`` of it. docs/data.md lists the sources with their layouts.
+``data_root`` that it reads from and the ``split`` of it. docs/pretraining.md lists the sources with their layouts.
 """
 
 from __future__ import annotations

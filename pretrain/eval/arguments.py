@@ -19,7 +19,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
                         help="its options, such as stem=small")
     parser.add_argument("--data", default="folder", metavar="SOURCE", help=f"{SOURCE_NAMES} (default: folder)")
     parser.add_argument("--data-options", nargs="+", action=Overrides, default={}, metavar="k=v",
-                        help="its options (docs/data.md), such as file=lists/{split}.txt of file_list")
+                        help="its options (docs/pretraining.md), such as file=lists/{split}.txt of file_list")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="where the source reads from (default: data)")
     parser.add_argument("--image-size", type=int, metavar="PIXELS",
                         help="side of the views (default: that of the pretraining's where it is recorded, or 224)")

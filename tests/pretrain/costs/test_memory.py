@@ -106,7 +106,7 @@ def test_flops_of_a_simclr_step(name, first_convolution, channels):
     ("resnet50", "loco", "block", 2.6), ("presnet50", "loco", "block", 3.3),
 ])
 def test_memory_savings(encoder, method, recompute, least):
-    """Table 7's ratios, and what recomputation adds (docs/complexity.md has the account of what is missing)."""
+    """Table 7's ratios, and what recomputation adds (docs/costs.md has the account of what is missing)."""
     assert saving(encoder, method, recompute) >= least
 
 

@@ -46,7 +46,7 @@ def test_the_papers_shares_stand_at_their_bars(name):
     marks = {round(x, 6): y for x, y in diamonds(ax).items()}
     assert marks.keys() == bars.keys()
     for x, share in marks.items():
-        assert share == pytest.approx(bars[x], abs=2)  # PResNet-50's memory: docs/complexity.md
+        assert share == pytest.approx(bars[x], abs=2)  # PResNet-50's memory: docs/costs.md
     assert "paper: 4.1" in ax.get_title() and "table 6 of the LoCo paper" in drawing.caption
 
 
