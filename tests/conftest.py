@@ -25,8 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """With an installed package alone, test modules that need the repository's configs or tools are left out."""
+    is_alone = not (ROOT / "configs").is_dir() and collection_path.suffix == ".py"
+    return True if is_alone and "pytestmark = pytest.mark.repository" in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(items):
-    """Without the repository around them, as with an installed package, the tests of its configs and tools are skipped."""
+    """The same for single tests."""
     if (ROOT / "configs").is_dir():
         return
     for item in items:

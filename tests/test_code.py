@@ -8,7 +8,11 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.repository
 
 # Every room may import those above it in its list, and loco_det those of pretrain; what is in no list fails the test.
 PRETRAIN = ["errors", "options", "encoders", "heads", "local", "distributed", "objectives", "learner", "data", "engine",

@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import ROOT, TINY_SET
 
+pytestmark = pytest.mark.repository
+
 PAGES = sorted([ROOT / "README.md", ROOT / "configs" / "README.md", *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -13,6 +13,8 @@ from pretrain.errors import RunFailedError
 from pretrain.results.table import results_table
 from tests.loco_det.detection_runs import identity, write_run
 
+pytestmark = pytest.mark.repository
+
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]

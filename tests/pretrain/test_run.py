@@ -21,6 +21,8 @@ from pretrain.run import _identity, _resolve, per_rank_config, pretrain, use_dat
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.eval.written import identity_of_config
 
+pytestmark = pytest.mark.repository
+
 CONFIG = "configs/pretrain/loco_resnet18_demo.py"
 SMALL = ["train_cfg.max_epochs=3", "train_dataloader.batch_size=4", "train_dataloader.dataset.views.size=32",
          "model.encoder.width=8"]

@@ -10,6 +10,8 @@ from pretrain.results.store import read_record
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.datasets.cityscapes_tree import ids_files, make_tree
 
+pytestmark = pytest.mark.repository
+
 CONFIG = f"""
 _base_ = ["{ROOT}/configs/mask_rcnn_random_cityscapes.py"]
 train_cfg = dict(max_epochs=1)

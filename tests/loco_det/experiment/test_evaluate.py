@@ -28,6 +28,8 @@ from pretrain.results.store import read_record
 from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.datasets.cityscapes_tree import ids_files, make_tree
 
+pytestmark = pytest.mark.repository
+
 CONFIG = "configs/mask_rcnn_loco_demo.py"
 VAL = "annotations/instances_val2017.json"
 

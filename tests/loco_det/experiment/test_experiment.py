@@ -32,6 +32,8 @@ from pretrain.results.store import read_record, read_rows
 from tests.conftest import ROOT, TINY_SET, assert_one_line_error
 from tests.pretrain.fault_hook import fault
 
+pytestmark = pytest.mark.repository
+
 RANDOM, LOCO, ANY = (f"configs/mask_rcnn_{name}.py" for name in ("random_demo", "loco_demo", "demo"))
 SMALL = ["protocol.split_size=8", "train_cfg.max_iters=2"]
 

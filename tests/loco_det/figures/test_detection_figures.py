@@ -31,6 +31,8 @@ from tests.conftest import ROOT, assert_one_line_error
 from tests.loco_det.detection_runs import identity
 from tests.loco_det.experiment.test_evaluate import build_detector
 
+pytestmark = pytest.mark.repository
+
 CPU = torch.device("cpu")
 SCORE = 0.3
 

@@ -35,6 +35,8 @@ from tests.loco_det.experiment.test_experiment import FINE_TUNED, measured
 from tests.pretrain.fault_hook import fault
 from tests.pretrain.processes import run_in_processes
 
+pytestmark = pytest.mark.repository
+
 SIDE = 64
 
 

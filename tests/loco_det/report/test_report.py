@@ -19,6 +19,8 @@ from tests.conftest import assert_one_line_error
 from tests.loco_det.detection_runs import identity, write_run
 from tests.loco_det.report.experiment import demo_identity, edit, write_detection, write_experiment, write_pretraining
 
+pytestmark = pytest.mark.repository
+
 TRACEBACK = "Traceback (most recent call last):\n  File x\nRuntimeError: <b>out of memory</b>\n"
 HOSTILE = "</pre><script>boom('x')</script>\"'&| 🦊"
 

@@ -13,6 +13,8 @@ from pretrain.engine.claim import claim_run
 from pretrain.errors import RunFailedError
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.repository
+
 HOLD = """
 import os, sys, time
 from pretrain.engine.claim import claim_run

@@ -21,6 +21,8 @@ from pretrain.run import pretrain, use_data_root
 from tests.conftest import ROOT
 from tests.pretrain.processes import run_in_processes
 
+pytestmark = pytest.mark.repository
+
 UNITS = ["res2", "res3", "res4", "res5"]
 OVERRIDES = {
     "train_cfg.max_epochs": 3, "train_dataloader.batch_size": 4, "train_dataloader.num_workers": 0,

@@ -37,6 +37,8 @@ from tests.pretrain.eval.synthetic import write_class_folders
 from tests.pretrain.eval.written import identity_of_config
 from tests.pretrain.local.test_decoupled import CIFAR10_MEMORY, LARGEST_BLOCK_MACS
 
+pytestmark = pytest.mark.repository
+
 SHORT = "../tests/pretrain/eval/k4_subsampled.py"
 UNITS = ["res2", "res3", "res4", "res5"]
 TINY = dict(type="resnet18", stem="small", width=4)

@@ -19,6 +19,8 @@ from tests.conftest import assert_one_line_error
 from tests.pretrain.eval.synthetic import write_class_folders
 from tests.pretrain.eval.written import identity_of_config
 
+pytestmark = pytest.mark.repository
+
 SMALL = dict(type="resnet18", stem="small", width=8)
 IDENTITY = identity_of_config("pretrain/loco_resnet18_cifar10.py", epochs=2, seed=3, model__encoder=SMALL)
 META = dict(format=FORMAT, version=FORMAT_VERSION, epoch=2, iter=8, **IDENTITY)

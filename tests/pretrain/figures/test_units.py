@@ -15,6 +15,8 @@ from pretrain.results.method import standard_method
 from tests.conftest import ROOT
 from tests.pretrain.drawn_logs import draw_run
 
+pytestmark = pytest.mark.repository
+
 FIRST_LANE = 14  # column, where stages have names of four letters
 LOCO = """\
 LoCo on ResNet-18: 8 blocks, 4 local units

@@ -13,6 +13,8 @@ from PIL import Image
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.drawn_logs import draw_run
 
+pytestmark = pytest.mark.repository
+
 
 def check_files(finished, names, out):
     """All figures are there as readable PNG and SVG files, and reported on stdout with captions."""
