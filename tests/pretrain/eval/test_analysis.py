@@ -262,7 +262,8 @@ def test_memory_is_that_of_the_recorded_step(tmp_path):
     record = analyze_memory(str(write_checkpoint(tmp_path)))
     model = Config.fromfile(str(ROOT / "configs" / SHORT), import_custom_modules=False).to_dict()["model"]
     encoder = model["encoder"]
-    cost = step_cost(encoder, {key: model[key] for key in ("rule", "head", "objective")}, 2 * 256, 32)
+    cost = step_cost(encoder, {key: model[key] for key in ("rule", "head", "objective")}, batch_size=256,
+                     image_size=32)
     assert record["protocol"] == dict(name="memory", batch_size=256, image_size=32, recompute="none", precision="float32")
     counted = record["details"]
     assert {**asdict(cost), "optimizer_bytes": 2 * cost.optimizer_bytes}.items() <= counted.items()
