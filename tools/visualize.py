@@ -41,8 +41,8 @@ PATHS = {  # what the arguments of a sub-command are
     "units": ("CONFIG|WORK_DIR|CHECKPOINT", "pretraining configs, work directories, checkpoints or exported backbones"),
     "costs": ("ENCODER", "registered encoders, or timm/NAME"),
     "embed": ("CHECKPOINT", f"{CHECKPOINT_HELP}: a panel each"),
-    "probes": ("PATH", "files of tools/analyze.py --what probes, or folders above some"),
-    "spectrum": ("PATH", "files of tools/analyze.py --what spectrum, or folders above some"),
+    "probes": ("PATH", "files of tools/analyze.py probes, or folders above some"),
+    "spectrum": ("PATH", "files of tools/analyze.py spectrum, or folders above some"),
     "detections": ("RUN_DIR|CHECKPOINT", "run directories of tools/train_det.py, or checkpoints in them: a column each"),
     "ap": ("RUN_DIR", "run directories of tools/train_det.py, or folders above"),
 }

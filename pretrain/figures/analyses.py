@@ -48,7 +48,7 @@ def draw_probes(paths: Paths) -> Drawing:
     """Accuracy of a linear probe after every block; repetitions as their mean with a band of one standard deviation.
 
     Args:
-        paths: files of ``tools/analyze.py --what probes``, or folders above some.
+        paths: files of ``tools/analyze.py probes``, or folders above some.
 
     Raises:
         RecordError: a path does not exist, or holds none.
@@ -88,7 +88,7 @@ def draw_spectrum(paths: Paths) -> Drawing:
     """Singular values of the features' covariance by their rank, relative to the largest; a panel per stage.
 
     Args:
-        paths: files of ``tools/analyze.py --what spectrum``, or folders above some.
+        paths: files of ``tools/analyze.py spectrum``, or folders above some.
 
     Raises:
         RecordError: a path does not exist, or holds none.
@@ -141,8 +141,8 @@ def _find(paths: Paths, what: str) -> list[Record]:
         print_log(f"left out: {warning}", logger="current")
     found = [record for record in records if record.kind == ANALYSIS and record.content["protocol"]["name"] == what]
     if not found:
-        raise RecordError(f"no results of tools/analyze.py --what {what} in {', '.join(map(str, paths))}; run "
-                          f"tools/analyze.py CHECKPOINT --what {what} first")
+        raise RecordError(f"no results of tools/analyze.py {what} in {', '.join(map(str, paths))}; run "
+                          f"tools/analyze.py {what} CHECKPOINT first")
     for record in found:
         if "details" not in record.content:
             raise RecordError(f"{record.path} is damaged: it has no details; run tools/analyze.py again, or remove the file")

@@ -111,7 +111,7 @@ def test_lines_of_one_rule_look_different(tmp_path):
 def test_bad_input(tmp_path):
     """Nothing to draw says what to run; a damaged record is named."""
     for what, draw in (("probes", draw_probes), ("spectrum", draw_spectrum)):
-        with pytest.raises(ValueError, match=f"tools/analyze.py CHECKPOINT --what {what}"):
+        with pytest.raises(ValueError, match=f"tools/analyze.py {what} CHECKPOINT"):
             draw([tmp_path])
         with pytest.raises(ValueError, match="missing"):
             draw([tmp_path / "missing"])
