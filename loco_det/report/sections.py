@@ -151,7 +151,7 @@ def results(report: Report) -> Iterator[Table]:
         rows = [row for row in table.rows if any(cell.n for cell in row.cells.values())]
         if rows and any(column.paper and column in row.cells for row in rows for column in table.columns):
             yield _shown(replace(table, title=f"{table.title}, with the published numbers", rows=rows))
-    if not inputs.frame["last_stage"].all():
+    if not inputs.frame[inputs.frame["kind"] != PRETRAINING]["last_stage"].all():
         by_stage = engine.general_table(engine.Results(inputs.frame, inputs.records, every_stage=True))
         yield _shown(replace(by_stage, title="All results, after every stage"), folded=True)
     if inputs.frame["class_name"].notna().any():
@@ -160,9 +160,10 @@ def results(report: Report) -> Iterator[Table]:
     if len(detection):
         by_split = detection.pivot_table("value", ["method", "dataset", "seed", "split"], "metric", dropna=False, sort=False)
         by_split = by_split.dropna(how="all").reset_index()
-        cells = [["" if value != value else f"{value:.2f}" if isinstance(value, float) and name not in ("seed", "split")
-                  else str(value) for name, value in row.items()] for _, row in by_split.iterrows()]
-        yield Table("Every split", [str(name) for name in by_split.columns], cells, labels=4, folded=True)
+        by_split[["seed", "split"]] = by_split[["seed", "split"]].astype("Int64")  # with missing seeds they are floats
+        cells = by_split.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
+        cells = cells.where(by_split.notna(), "")
+        yield Table("Every split", list(cells.columns), cells.to_numpy().tolist(), labels=4, folded=True)
 
 
 def _shown(table: engine.Table, folded: bool = False) -> Table:
