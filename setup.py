@@ -30,7 +30,7 @@ setup(
         "tqdm>=4.66,<5",
         "tensorboard>=2.18,<3",
         "matplotlib>=3.8,<4",
-        "scikit-learn>=1.5,<2",  # t-SNE and silhouettes
+        "scikit-learn>=1.5,<2",  # logistic regression, t-SNE, silhouettes
         "pandas>=2.2,<4",  # rows of results
         "threadpoolctl>=3.1,<4",
         "Jinja2>=3.1,<4",

@@ -1,4 +1,4 @@
-"""LoCo-Det: transfer of pretrained encoders to Mask R-CNN, and the tables that come of it.
+"""LoCo-Det: transfer of pretrained encoders to Mask R-CNN, and result tables.
 
 Importing the package is cheap; importing :mod:`loco_det.register` serves mmcv's kernels and registers every module that
 configs name.

@@ -1,4 +1,4 @@
-"""Ends of a run that are not a mistake in its input; the tools report them in one line."""
+"""Errors that end a run without being input errors; the tools report them in one line."""
 
 from __future__ import annotations
 

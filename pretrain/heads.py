@@ -106,7 +106,7 @@ def conv_part(
         in_top_stage = stage == len(ranges) - 1
         if conv_blocks == "network" or not in_top_stage:
             end = encoder.num_blocks if conv_blocks == "network" else ranges[stage + 1][1]
-            return _blocks_made_anew(fresh_encoder, block + 1, end), encoder.block_channels[end - 1]
+            return _fresh_blocks(fresh_encoder, block + 1, end), encoder.block_channels[end - 1]
         conv_blocks = ranges[stage][1] - ranges[stage][0]
     if type(conv_blocks) is not int or conv_blocks < 0:
         raise ValueError(f"head has conv_blocks={conv_blocks!r}; a number of at least 0 or one of "
@@ -121,7 +121,7 @@ def _plain_conv(channels: int, stride: int) -> nn.Sequential:
     return layers
 
 
-def _blocks_made_anew(fresh_encoder: Callable[[], Encoder] | None, start: int, end: int) -> list[nn.Module]:
+def _fresh_blocks(fresh_encoder: Callable[[], Encoder] | None, start: int, end: int) -> list[nn.Module]:
     if fresh_encoder is None:
         raise ValueError("a head that is as deep as stages of the encoder needs fresh_encoder, which makes their blocks")
     source = fresh_encoder()

@@ -30,7 +30,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @MODELS.register_module()
 class LocalContrastiveLearner(BaseModel):
-    """Trains an encoder with one loss a local unit.
+    """Trains an encoder with one loss per local unit.
 
     In plain torch it takes the place of model and loss; mmengine's Runner calls :meth:`train_step` instead::
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.dist import sync_random_seed
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
@@ -130,19 +130,11 @@ def _train(runner: Runner, work_dir: Path) -> None:
 
 
 def _resolve(config: str | Path | Config, work_dir: str | Path | None, data_root: str | Path | None) -> dict:
-    """The config as plain data with its places, with what it names registered and its synthetic data made.
-
-    Raises:
-        ValueError: it has two numbers of epochs.
-    """
+    """The config as plain data with its places, with what it names registered and its synthetic data made."""
     config = copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config, import_custom_modules=False)
     if data_root is not None:
         use_data_root(config, str(data_root))
     plain = config.to_dict()
-    epochs = plain["train_cfg"]["max_epochs"]
-    if plain.get("max_epochs", epochs) != epochs:
-        raise ValueError(f"the config has max_epochs={plain['max_epochs']}, but train_cfg.max_epochs={epochs}, which is "
-                         "what counts; set train_cfg.max_epochs")
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
     with comm.main_process_first():
         ensure_configured(plain)
@@ -233,7 +225,7 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
     start = {} if resumed is None else dict(resume=True, load_from=str(resumed.path))
     seed = config.get("randomness", {}).get("seed")
     if seed is None:  # mmengine would draw one, and restore a resumed run's only when its data are shuffled already
-        seed = sync_random_seed() if resumed is None else resumed.seed
+        seed = comm.broadcast_from_rank0(lambda: secrets.randbelow(2**31)) if resumed is None else resumed.seed
     runner = Runner.from_cfg(Config(dict(
         per_rank_config(config),
         **start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -62,7 +63,7 @@ def test_no_circle_of_modules():
 
 
 def test_pretraining_needs_no_detector():
-    """``pretrain`` imports neither ``loco_det`` nor mmdet nor mmcv, and only its room for it knows torch.distributed."""
+    """``pretrain`` imports neither ``loco_det`` nor mmdet nor mmcv."""
     for file in sorted((ROOT / "pretrain").rglob("*.py")):
         for module in imported_modules(file):
             assert module.split(".")[0] not in ("loco_det", "mmdet", "mmcv"), f"{file}: {module}"
@@ -73,7 +74,9 @@ def test_only_one_room_knows_torch_distributed():
     for package in ("pretrain", "loco_det", "tools"):
         for file in sorted((ROOT / package).rglob("*.py")):
             if file.parent != ROOT / "pretrain" / "distributed":
-                assert not any(module.startswith("torch.distributed") for module in imported_modules(file)), file
+                imports = imported_modules(file)
+                assert not any(module.startswith(("torch.distributed", "mmengine.dist")) for module in imports), file
+                assert not re.search(r"torch\.distributed\.(?!run)", file.read_text()), file
 
 
 def test_ruff_finds_nothing():

@@ -40,7 +40,8 @@ def main() -> str:
     _add_memory(commands.add_parser("memory", help="of a pretraining step, and multiply-adds of every unit"))
     _add_collapse(commands.add_parser("collapse", help="of a toy model's dimensions, with and without subsampling"))
     options = given(parser.parse_args())
-    return _collapse(**options) if options["what"] == "collapse" else _analyze(**options)
+    what = options.pop("what")
+    return _collapse(**options) if what == "collapse" else _analyze(what, **options)
 
 
 def _add_probes(parser: argparse.ArgumentParser) -> None:
@@ -81,24 +82,24 @@ def _add_collapse(parser: argparse.ArgumentParser) -> None:
                         help="cosine similarities, -1 to 1, below which pairs are dropped (default: 0.0 0.6 0.75 0.8 0.9)")
     parser.add_argument("--dim", type=int, metavar="D", help="dimensions, half of them noisy (default: 16)")
     parser.add_argument("--sigma", type=float, help="standard deviation of the noise (default: 1.5)")
-    parser.add_argument("--points", type=int, metavar="N", help="points of two views (default: 256)")
+    parser.add_argument("--num-points", type=int, metavar="N", help="points of two views (default: 256)")
     parser.add_argument("--steps", type=int, help="of gradient descent at most (default: 1000)")
-    parser.add_argument("--learning-rate", type=float, help="of gradient descent (default: 3)")
+    parser.add_argument("--lr", type=float, help="of gradient descent (default: 3)")
     parser.add_argument("--temperature", type=float, help="of the loss (default: 0.5)")
     parser.add_argument("--seed", type=int, help="of points, noise and start (default: 0)")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    parser.add_argument("--format", choices=("markdown", "json"), default="markdown", help="default: markdown")
 
 
 def _analyze(what: str, files: list[str], **options: object) -> str:
-    from pretrain.eval.analysis import analyze
+    from pretrain.eval.analysis import analyze  # torch takes seconds: --help and wrong options do not wait for it
     from pretrain.eval.evaluate import launched
 
     with launched():
         return json.dumps(analyze(what, files, **options))
 
 
-def _collapse(what: str, thresholds: list[float], format: str, **problem: float) -> str:
-    from pretrain.eval.collapse import ToyProblem, compare_thresholds, format_table
+def _collapse(thresholds: list[float], format: str, **problem: float) -> str:
+    from pretrain.eval.collapse import ToyProblem, compare_thresholds, format_table  # takes seconds
 
     results = compare_thresholds(ToyProblem(**problem), thresholds)
     if format == "json":

@@ -36,7 +36,7 @@ def main() -> str:
     for subparser, run in ((stages, stages_report), (step, step_report)):
         subparser.set_defaults(run=run)
         subparser.add_argument("--encoder", required=True, metavar="NAME", help="a registered encoder, or timm/NAME")
-        subparser.add_argument("--image-size", type=int, default=224, metavar="PX", help="side of the image (default: 224)")
+        subparser.add_argument("--image-size", type=int, default=224, metavar="PIXELS", help="default: 224")
         subparser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
     step.add_argument("--methods", nargs="+", default=["simclr", "gim", "loco"], metavar="METHOD",
                       help="names of rules or config files (default: simclr gim loco)")
@@ -53,6 +53,7 @@ def main() -> str:
 
 def stages_report(args: argparse.Namespace) -> tuple[dict, str]:
     """Costs of every stage as plain data and as a table."""
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.costs.complexity import format_table, stage_complexity
     from pretrain.encoders import build_encoder
 

@@ -21,6 +21,7 @@ def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("--work-dir", default="work_dirs/demo", metavar="DIR", help="where results go")
     args = parser.parse_args()
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from loco_det.demo import run_demo
 
     return run_demo(Path(args.work_dir))

@@ -47,6 +47,7 @@ def main() -> str:
     add_autocast_argument(parser)
     add_result_arguments(parser)
     args = parser.parse_args()
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.eval.evaluate import evaluate, launched
 
     with launched():

@@ -22,6 +22,7 @@ def main() -> str:
     parser.add_argument("checkpoint", help="an epoch_*.pth of tools/pretrain.py")
     parser.add_argument("out", help="file to write")
     args = parser.parse_args()
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.engine.checkpoints import export_backbone
 
     return json.dumps(export_backbone(args.checkpoint, args.out))

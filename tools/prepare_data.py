@@ -40,7 +40,7 @@ def main() -> str:
     preparation.set_defaults(run=prepare)
     splits = commands.add_parser("splits", help="draw reproducible random subsets of a data set's images")
     splits.add_argument("--ann", required=True, metavar="FILE", help="annotation file in COCO's format")
-    splits.add_argument("--size", required=True, type=int, metavar="N", help="images a split")
+    splits.add_argument("--size", required=True, type=int, metavar="N", help="images per split")
     splits.add_argument("--splits", type=int, default=5, metavar="K", help="number of splits (default: %(default)s)")
     splits.add_argument("--seed", type=int, default=0, metavar="S", help="seed of split 0 (default: %(default)s)")
     splits.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
@@ -52,12 +52,13 @@ def main() -> str:
     checking.add_argument("--images", metavar="DIR", help="what the file names in --ann are relative to")
     checking.set_defaults(run=check)
     for subparser in (preparation, checking):
-        subparser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+        subparser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     args = parser.parse_args()
     return args.run(args)
 
 
 def prepare(args: argparse.Namespace) -> str:
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from loco_det.datasets.cityscapes import prepare_cityscapes
 
     return "\n".join(map(str, prepare_cityscapes(Path(args.data_root), args.workers)))

@@ -6,7 +6,7 @@
     python tools/pretrain.py CONFIG --resume                            # continue from the last checkpoint
     python tools/pretrain.py CONFIG --show-units                        # draw the learning rule, train nothing
     torchrun --nproc-per-node 8 tools/pretrain.py configs/pretrain/loco_resnet50_imagenet.py --data-root imagenet
-    srun python tools/pretrain.py CONFIG --launcher slurm --resume      # one task a GPU
+    srun python tools/pretrain.py CONFIG --launcher slurm --resume      # one task per GPU
 
 The batch size of a config is that of all processes together.
 The log goes to stderr and to the work directory; the path of the last checkpoint is printed on stdout.
@@ -42,6 +42,7 @@ def main() -> str:
         from pretrain.figures.unit_text import model_of_config, units_as_text
 
         return units_as_text(model_of_config(config))
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.distributed.comm import find_launcher
     from pretrain.run import pretrain
 

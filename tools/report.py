@@ -22,12 +22,13 @@ from pretrain.engine.cli import command, tool_parser
 def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("directories", nargs="+", metavar="DIR", help="work directories, or folders above several")
-    parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--out", default="report.html", metavar="FILE", help="default: %(default)s")
     parser.add_argument("--gallery", type=int, default=DEFAULT_GALLERY, metavar="N",
                         help="validation images to show with detections; 0 for none (default: %(default)s)")
     parser.add_argument("--data-root", metavar="DIR",
                         help="folder of the detection data set, where it has moved since the detectors were trained")
     args = parser.parse_args()
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from loco_det.report.render import write_report
 
     return str(write_report(args.directories, args.out, args.gallery, args.data_root))

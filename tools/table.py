@@ -36,6 +36,7 @@ def main() -> str:
     parser.add_argument("--format", default="text", choices=("text", "markdown", "latex", "csv", "json"),
                         help="default: %(default)s")
     args = parser.parse_args()
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.results.formats import table_text, tidy_text
     from pretrain.results.table import results_table
 

@@ -35,6 +35,7 @@ def main() -> str:
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from loco_det.experiment.evaluate import NEEDED_KEYS, evaluate_checkpoint
     from loco_det.experiment.inputs import use_data_root
     from pretrain.distributed import comm

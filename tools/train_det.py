@@ -4,7 +4,7 @@
     python tools/train_det.py configs/mask_rcnn_loco_demo.py --pretrained backbones/loco.pth     # one that LoCo has trained
     python tools/train_det.py configs/mask_rcnn_loco_coco10k.py --data-root /data/coco --splits 0 1
     torchrun --nproc-per-node 8 tools/train_det.py configs/mask_rcnn_loco_coco.py                # all processes on each run
-    for i in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$i python tools/train_det.py CONFIG --splits $i & done    # a split a GPU
+    for i in 0 1 2 3; do CUDA_VISIBLE_DEVICES=$i python tools/train_det.py CONFIG --splits $i & done    # one split per GPU
 
 The batch size of a config is that of all processes together. A split that is finished is not run again, nor one that another
 process is training; with --resume, one that was begun goes on from its last checkpoint. A run that fails does not keep the

@@ -23,6 +23,7 @@ from pretrain.engine.cli import command, tool_parser
 from pretrain.eval.arguments import CHECKPOINT_HELP, add_input_arguments, encoder_of, source_of
 
 if TYPE_CHECKING:
+    # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.figures.style import Drawing
 
 DEFAULT_OUT = "work_dirs/figures"

@@ -1,7 +1,7 @@
 # Few labels: LoCo, section 5.3. Everything is fine-tuned with SyncBN except conv1 and res2; multi-scale training.
 _base_ = ["./mask_rcnn.py", "./detection_runtime.py", "./coco_data.py"]
 
-data = dict(num_train_images=118_287)  # of train2017: splits of anything else would be nobody else's
+data = dict(num_train_images=118_287)  # of train2017: other sets give other splits
 model = dict(backbone=dict(frozen_stages=1, norm_eval=False, sync_bn=True))
 train_pipeline = [
     dict(type="LoadImage"),

@@ -4,7 +4,7 @@
 # layers of normalisation, class count, the FPN's input channels, paths.
 _base_ = ["mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 
-new_layer_norm = "SyncBN"  # section 5.2; "GN" or "none" tells what it contributes
+new_layer_norm = "SyncBN"  # section 5.2; "GN" or "none" shows its effect
 autocast = None  # or "bfloat16", "float16"; the paper names no precision, so float32
 channels_last = False
 model = dict(

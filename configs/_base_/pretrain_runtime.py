@@ -14,7 +14,7 @@ custom_hooks = [
     dict(type="CorruptImagesHook", max_share=0.01),
     dict(type="ProgressBarHook"),
 ]
-# Means over as many iterations as lie between two lines, but for rates and memory, of which a line has the last value.
+# Averages between two log lines; of rates and memory the last value.
 log_processor = dict(window_size=20, mean_pattern="^(?!(.*/)?(lr|base_lr|.*per_second|memory_mib)$)")
 visualizer = dict(  # in the work directory: */vis_data/scalars.json, and event files for tensorboard --logdir
     type="Visualizer", vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]

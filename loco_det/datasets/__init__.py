@@ -1,1 +1,1 @@
-"""Data sets for detection: reproducible COCO subsets, Cityscapes, the synthetic default."""
+"""Data sets for detection: reading and checks, Cityscapes, reproducible splits, sampling."""

@@ -229,7 +229,7 @@ def is_proper(polygon: list[float]) -> bool:
 
 
 def _mask_fault(mask: Any, height: int, width: int) -> tuple[str, Any, str] | None:
-    """What is wrong with a segmentation, polygons or run lengths, that pycocotools reads without a word or crashes on.
+    """What is wrong with a segmentation, polygons or run lengths, that pycocotools accepts silently or crashes on.
 
     It reads a first polygon of four numbers as a box and a flat list as nothing, exhausts the memory on NaN, and fills masks
     with uninitialised memory where run lengths end early.

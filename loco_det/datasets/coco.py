@@ -94,7 +94,7 @@ def read_image_ids(ann_file: str | Path) -> list[int]:
 
 
 def absent_images(file_names: Collection[str], image_dir: str | Path) -> list[str]:
-    """Those of the files that are not there; names are relative to ``image_dir`` or absolute.
+    """The missing files; names are relative to ``image_dir`` or absolute.
 
     Folders are listed rather than files looked up one by one, which takes minutes for COCO on a network drive.
     """

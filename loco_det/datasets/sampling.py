@@ -33,7 +33,7 @@ class AspectRatioSampler(Sampler):
 
     Args:
         dataset: a data set of mmdet, whose ``get_data_info`` has widths and heights.
-        batch_size: images a batch of this process.
+        batch_size: images per batch of this process.
         iterations: batches of the only epoch; None for epochs of one pass.
         seed: the run's seed; the same in every process.
 

@@ -27,7 +27,7 @@ BACKENDS = ("auto", FASTER, REFERENCE)
 
 
 class AveragePrecision(NamedTuple):
-    """AP of boxes or masks in points, 0 to 100; NaN where no object exists that it is of.
+    """AP of boxes or masks in points, 0 to 100; NaN if there are no such objects.
 
     Attributes:
         metrics: of each of :data:`METRICS`.

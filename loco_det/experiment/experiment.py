@@ -336,7 +336,7 @@ def _describe_data(config: Config) -> DataDescription:
 
 
 def _own_config(config: Config, backbone: Mapping[str, Any] | None, data: DataDescription) -> dict[str, Any]:
-    """What makes a run this one: the config, with data and backbone by what they are and not by where they lie."""
+    """What makes a run this one: the config, with data and backbone by their content, not by their path."""
     content = config.to_dict()
     content["data"] |= dict(root=Path(config.data.root).name, train_sha256=data.train_sha256, val_sha256=data.val_sha256)
     content["pretrained"] = dict(method=config.pretrained.method, sha256=backbone and backbone["sha256"])
@@ -354,7 +354,7 @@ def _finished_splits(config: Config) -> list[int]:
 
 
 def _free_memory() -> None:
-    """A Runner refers to itself: without this, its weights and workers stay until the collector happens to come by."""
+    """A Runner refers to itself: without this, its weights and workers stay until the garbage collector runs."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

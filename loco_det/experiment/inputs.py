@@ -101,7 +101,7 @@ def check_processes() -> None:
 
 
 def missing_data(config: Config, *keys: str) -> str | None:
-    """What is not there of the files and folders under these keys of ``data``, and where to get it; None if all is."""
+    """Missing files and folders under these keys of ``data``, and where to get it; None if all is."""
     data, missing = config.data, []
     for key in keys:
         if not isinstance(data.get(key), str | None):  # --cfg-options makes lists of values with commas
@@ -157,12 +157,8 @@ def check_backbone(config: Config) -> tuple[dict[str, Any], dict[str, Any] | Non
                          "config that takes any backbone file, such as configs/mask_rcnn_coco.py")
     source = SUPERVISED if method == SUPERVISED else "file"
     identity = backbone_identity(backbone.meta, backbone.path, backbone.sha256, _encoder(config), source)
-    epochs, wanted = backbone.meta.get("epoch"), config.pretrained.get("epochs")
     if rule is None and method != SUPERVISED:
         note(f"{backbone.path} does not say how it was trained; results are filed under {identity['method']['label']}")
-    elif None not in (epochs, wanted) and epochs != wanted:
-        note(f"{backbone.path} was trained for {epochs} epochs, not the {wanted} of the config; results are filed under "
-             f"{epochs}")
     return identity, dict(path=str(backbone.path), sha256=backbone.sha256, argv=backbone.meta.get("argv"))
 
 

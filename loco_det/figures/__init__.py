@@ -1,1 +1,1 @@
-"""Figures of detection: each function takes run directories and returns a matplotlib figure."""
+"""Figures of detection: each function takes paths and returns a drawing, a matplotlib figure with its caption."""

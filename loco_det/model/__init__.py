@@ -1,1 +1,1 @@
-"""The detector: pretrained encoders as backbones, any of mmdet's detectors around them."""
+"""Pretrained encoders as mmdet backbones, Mask R-CNN with autocast, mmcv's kernels."""

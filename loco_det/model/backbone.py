@@ -16,7 +16,7 @@ from loco_det.model.feature_cache import FeatureCache, weights_fingerprint
 from pretrain.encoders import build_encoder
 from pretrain.engine.checkpoints import load_into, read_backbone
 
-_SHARED_CACHE = FeatureCache(max_bytes=0)  # one a process, so that the splits of an experiment share it
+_SHARED_CACHE = FeatureCache(max_bytes=0)  # one per process, so that the splits of an experiment share it
 
 
 @MODELS.register_module()

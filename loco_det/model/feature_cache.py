@@ -1,4 +1,4 @@
-"""Features of frozen backbones, computed once an image.
+"""Features of frozen backbones, computed once per image.
 
 A backbone that is frozen as a whole maps equal images to equal features, in every epoch, every split and in evaluation.
 The cache is addressed by content (image and weights), so it is right under any augmentation; it pays where the same pixels

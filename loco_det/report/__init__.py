@@ -1,3 +1,3 @@
-"""One self-contained HTML file of an experiment: what was run, what came of it, and the commands that were typed."""
+"""One self-contained HTML file of an experiment: what was run, its results and command lines."""
 
 DEFAULT_GALLERY = 4  # validation images that are shown with detections

@@ -118,7 +118,7 @@ def unit_macs(encoder: Encoder, units: Sequence[LocalUnit], image_size: int = US
 
 
 def table_cells(complexity: EncoderComplexity) -> list[list[str]]:
-    """The costs as cells of a table: titles of columns, then one row a stage and a last one with the totals."""
+    """The costs as cells of a table: titles of columns, then one row per stage and a last one with the totals."""
     report = complexity.as_dict()
     shares = dict(flops_percent=100, memory_percent=100, activation_percent=100)
     head = ["stage", "output", "parameters (M)", "GFLOPs", "FLOPs %", "memory %", "activations (MiB)", "activations %"]
@@ -131,7 +131,7 @@ def table_cells(complexity: EncoderComplexity) -> list[list[str]]:
 
 
 def format_table(complexity: EncoderComplexity) -> str:
-    """The costs as a Markdown table, one line a stage and a last one with the totals."""
+    """The costs as a Markdown table, one line per stage and a last one with the totals."""
     head, *rows = table_cells(complexity)
     rule = ["---", "---", *["---:"] * (len(head) - 2)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))

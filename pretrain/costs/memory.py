@@ -42,7 +42,7 @@ BASELINE = "simclr"
 LEFT_OUT = ("type", "encoder", "recompute", "autocast", "compile", "data_preprocessor")  # of a config's model
 MEASURED = {  # what pretrain.costs.step_benchmark may add to a report: key -> heading, factor
     "measured_bytes": ("measured peak (GB)", 1e-9), "measured_saving_ratio": ("measured saving", 1),
-    "seconds": ("s a step", 1), "time_ratio": ("time ratio", 1),
+    "seconds": ("s per step", 1), "time_ratio": ("time ratio", 1),
 }
 CHECKPOINTED = "simclr_checkpointed"  # what a user would do instead of local learning: torch's checkpointing of every block
 
@@ -58,7 +58,7 @@ class StepCost:
         activation_bytes: everything else alive at the peak.
         account: ``activation_bytes`` by kind: images, buffers, activations (made in forward passes, repeated ones
             included), in_flight (made in backward passes: gradients on their way, recomputed activations).
-        optimizer_bytes: state of an optimizer with one momentum buffer a parameter (LARS, SGD); comes on top.
+        optimizer_bytes: state of an optimizer with one momentum buffer per parameter (LARS, SGD); comes on top.
         flops: multiply-adds of the step's convolutions and matrix products.
     """
 

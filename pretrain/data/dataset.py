@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
@@ -39,8 +38,7 @@ def check_corrupt(dataset: Dataset, reported: Collection[int] = (), max_share: f
     Raises:
         RunFailedError: they are more than ``max_share``; in all processes.
     """
-    flags = dataset.corrupt.clone()  # workers may set more meanwhile
-    all_reduce(flags, op="max")
+    flags = comm.max_over_ranks(dataset.corrupt.clone())  # workers may set more in the meantime
     found = set(flags.nonzero().flatten().tolist())
     new = sorted(found.difference(reported))
     if new and comm.rank() == 0:

@@ -19,7 +19,7 @@ def uniforms(keys: Tensor, count: int, stream: int = 0) -> Tensor:
 
     Args:
         keys: ``(N, 3)`` int64: seed, epoch and index of each sample.
-        count: numbers a sample.
+        count: numbers per sample.
         stream: another stream is another, independent set of numbers for the same keys.
 
     Returns:

@@ -131,7 +131,7 @@ def class_names(classes: Sequence[str] | int | None, labels: np.ndarray) -> tupl
     """The classes' names from a source's option ``classes``: names, their number, or None for as many as ``labels`` need.
 
     Raises:
-        ValueError: a name stands twice, or a label is beyond the classes.
+        ValueError: a name occurs twice, or a label is beyond the classes.
     """
     if classes is None or isinstance(classes, int):
         classes = range(int(labels.max()) + 1 if classes is None else classes)
@@ -184,7 +184,7 @@ class ImageFolder(ImageFiles):
         test_share: of each class, between 0 and 1; a class of two images or more has at least one in either split.
 
     Raises:
-        ValueError: the folder is missing or holds no image, a split has a class that "train" has not, or ``test_share`` does
+        ValueError: the folder is missing or holds no image, a split has a class that "train" lacks, or ``test_share`` does
             not fit.
     """
 

@@ -1,4 +1,4 @@
-"""The embedded default: a COCO-format instance-segmentation set that is drawn, not downloaded.
+"""The embedded default: a COCO-format instance-segmentation set that is generated, not downloaded.
 
 `synthetic_scenes` describes what its images show; here they are written, whole or not at all.
 

@@ -1,4 +1,4 @@
-"""The scenes of the embedded default: images with the instances in them, drawn from numbers.
+"""The scenes of the embedded default: images with the instances in them, rendered from random numbers.
 
 A class is one of two outlines (disc, star) filled with one of two textures (striped, checkered). Neither half is enough: the
 scenes also hold textured patches of irregular outline and plain shapes of proper outline that are not objects. Colours,
@@ -32,7 +32,6 @@ CATEGORIES = (
     {"id": 4, "name": "striped_star", "supercategory": "star"},
     {"id": 7, "name": "checkered_star", "supercategory": "star"},
 )
-CLASS_NAMES = tuple(category["name"] for category in CATEGORIES)
 
 _CROWD_MEMBER_DIAMETER = (0.07, 0.1)
 _MIN_VISIBLE = 0.5  # share of an object's whole outline that must remain visible

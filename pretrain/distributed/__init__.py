@@ -1,1 +1,1 @@
-"""What knows that training runs in several processes: the only code that calls torch.distributed."""
+"""Communication between processes: the only code that calls torch.distributed."""

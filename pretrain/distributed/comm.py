@@ -48,7 +48,7 @@ def start_processes(launcher: str) -> None:
         start = "torchrun --nproc-per-node N tools/pretrain.py ..." if launcher == "pytorch" else "srun"
         raise ValueError(f"launcher {launcher!r} needs the environment variable {lacking[0]}; start the tool with {start}")
     if torch.cuda.is_available():
-        from mmengine.dist import init_dist
+        from mmengine.dist import init_dist  # which only CUDA needs
 
         init_dist(launcher, backend="nccl")
     elif launcher == "slurm":
@@ -116,10 +116,25 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def max_over_ranks(x: Tensor) -> Tensor:
-    """Elementwise maximum of ``x`` over all processes, in place."""
+    """Elementwise maximum of ``x``, a tensor on the CPU, over all processes, in place."""
     if world_size() > 1:
-        dist.all_reduce(x, dist.ReduceOp.MAX)
+        dist.all_reduce(x, dist.ReduceOp.MAX, group=_patient_group)
     return x
+
+
+def gather_objects(x: T) -> list[T]:
+    """``x`` of every process, in rank order."""
+    found: list[T | None] = [None] * world_size()
+    if world_size() == 1:
+        return [x]
+    dist.all_gather_object(found, x, group=_patient_group)
+    return found
+
+
+def barrier() -> None:
+    """Waits for all processes."""
+    if world_size() > 1:
+        dist.barrier(group=_patient_group)
 
 
 def gather_in_turn(own: Tensor, total: int) -> Tensor:
@@ -181,7 +196,7 @@ class GradientAverager:
 
     Torch's DistributedDataParallel takes every parameter's gradient through one backward pass, which local units do not
     have. Here a group (a block of the encoder, a head) is sent off as soon as the last of its gradients is accumulated;
-    the executor accumulates each once a step. All processes must send in one order: the first step's order, in which the
+    the executor accumulates each once per step. All processes must send in one order: the first step's order, in which the
     first process got its groups ready, is kept by all of them.
 
     Args:
@@ -204,7 +219,7 @@ class GradientAverager:
         self._order = None
 
     def finish(self) -> None:
-        """Sends what has not been sent, waits, and puts the averages into ``.grad``. Called once a step."""
+        """Sends what has not been sent, waits, and puts the averages into ``.grad``. Called once per step."""
         if self._order is None:
             self._order = self._agree_on_order()
         for index in self._order[self._next :]:

@@ -1,1 +1,1 @@
-"""How a run goes on: loop, hooks, checkpoints, optimizers, work directory, command line."""
+"""The training engine: loop, hooks, checkpoints, optimizers, work directory, command line."""

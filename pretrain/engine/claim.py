@@ -22,7 +22,7 @@ def claim_run(folder: str | Path) -> Iterator[None]:
     ends, so that a killed run can be resumed at once; child processes do not inherit it.
 
     Raises:
-        RunFailedError: another process is at work there.
+        RunFailedError: another process is running there.
     """
     file = Path(folder) / CLAIM_NAME
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +31,8 @@ def claim_run(folder: str | Path) -> Iterator[None]:
             fcntl.lockf(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             claim.seek(0)
-            raise RunFailedError(f"{claim.read().strip() or 'another process'} is at work in {folder}; wait for it, or end "
-                                 "it") from error
+            raise RunFailedError(f"{claim.read().strip() or 'another process'} is already running in {folder}; wait for it, "
+                                 "or stop it") from error
         claim.truncate(0)
         claim.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         claim.flush()

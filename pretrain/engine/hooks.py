@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, broadcast_object_list, gather_object
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor
 from tqdm import tqdm
 
 from pretrain.data.dataset import MAX_CORRUPT_SHARE, check_corrupt
-from pretrain.distributed.comm import rank, world_size
+from pretrain.distributed import comm
 from pretrain.engine.checkpoints import (
     RANDOM_STATES_KEY,
     checkpoint_files,
@@ -98,22 +97,20 @@ class AtomicCheckpointHook(Hook):
         """
         self.check(runner)
         _do_in_main_process(lambda: _clear_away(runner))
-        lowest, highest = torch.tensor([-runner.iter]), torch.tensor([runner.iter])
-        all_reduce(lowest, op="max")
-        all_reduce(highest, op="max")
-        if -lowest.item() != highest.item():
-            raise RunFailedError(f"processes resume at iterations {-lowest.item()} to {highest.item()}; let each of them "
-                                 f"see the same files in {runner.work_dir}")
+        lowest, highest = comm.max_over_ranks(torch.tensor([-runner.iter, runner.iter])).tolist()
+        if -lowest != highest:
+            raise RunFailedError(f"processes resume at iterations {-lowest} to {highest}; all of them must see the same "
+                                 f"files in {runner.work_dir}")
         self._last_saved = time.monotonic()
         if runner.iter > 0:
             self._previous = self._path(runner)
         if self._random_states is None:
             return
-        if rank() < len(self._random_states):
-            set_random_state(self._random_states[rank()])
+        if comm.rank() < len(self._random_states):
+            set_random_state(self._random_states[comm.rank()])
         else:
-            runner.logger.warning(f"the checkpoint is of {len(self._random_states)} processes: process {rank()} starts with "
-                                  "fresh random numbers")
+            runner.logger.warning(f"the checkpoint is of {len(self._random_states)} processes: process {comm.rank()} starts "
+                                  "with fresh random numbers")
 
     def between_train_iters(self, runner) -> None:
         """Saves what is due; ``runner.epoch`` and ``runner.iter`` are what the run is resumed with.
@@ -127,12 +124,12 @@ class AtomicCheckpointHook(Hook):
         if not (self._epoch_is_due(runner) or stop_signal or time_is_up or iterations_are_up):
             return
         path = self._path(runner)
-        self._random_states = gather_object(random_state())
+        self._random_states = comm.gather_objects(random_state())
         _do_in_main_process(lambda: self._write(runner, path))
         self._previous = path
         self._last_saved = time.monotonic()
         if stop_signal and not _finished(runner):
-            barrier()  # a launcher may kill all processes once the first of them has ended
+            comm.barrier()  # a launcher may kill all processes once the first of them has ended
             raise RunInterrupted(
                 f"stopped by {signal.Signals(stop_signal).name} after iteration {runner.iter} of {runner.max_iters}; "
                 f"{Path(runner.work_dir) / path.name} is saved, continue with --resume", stop_signal
@@ -150,10 +147,9 @@ class AtomicCheckpointHook(Hook):
     def _agree(self, runner) -> tuple[int, int]:
         """The stop signal of any process (0 for none), and whether by the main process's clock a checkpoint is due."""
         minutes = (time.monotonic() - self._last_saved) / 60
-        time_is_up = rank() == 0 and self.interval_minutes is not None and minutes >= self.interval_minutes
+        time_is_up = comm.rank() == 0 and self.interval_minutes is not None and minutes >= self.interval_minutes
         requests = torch.tensor([runner.train_loop.stop_request.signum, int(time_is_up)])
-        all_reduce(requests, op="max")
-        return tuple(requests.tolist())
+        return tuple(comm.max_over_ranks(requests).tolist())
 
     def _epoch_is_due(self, runner) -> bool:
         at_epoch_end = runner.iter == runner.epoch * len(runner.train_dataloader)
@@ -187,17 +183,12 @@ def _do_in_main_process(action: Callable[[], None]) -> None:
     Raises:
         RunFailedError: ``action`` failed in the main process, which raises the error itself.
     """
-    error, message = None, [None]
-    if rank() == 0:
-        try:
-            action()
-        except Exception as raised:
-            error, message = raised, [str(raised)]
-    broadcast_object_list(message)
-    if error is not None:
-        raise error
-    if message[0] is not None:
-        raise RunFailedError(message[0])
+    try:
+        comm.broadcast_from_rank0(action)
+    except ValueError as error:
+        if comm.rank() == 0:
+            raise
+        raise RunFailedError(str(error)) from error
 
 
 @HOOKS.register_module()
@@ -220,7 +211,7 @@ class RecordHook(Hook):
 
 
 class NonFiniteLossError(RunFailedError):
-    """Losses or weights are NaN or infinite; training on would be of no use."""
+    """Losses or weights are NaN or infinite; continuing is pointless."""
 
 
 @HOOKS.register_module()
@@ -245,7 +236,7 @@ class CheckFiniteHook(Hook):
                 lr = runner.optim_wrapper.get_lr()["lr"][0]
                 raise NonFiniteLossError(
                     f"the loss of {key.removeprefix('loss_')} is {value} in epoch {runner.epoch + 1}, iteration "
-                    f"{runner.iter + 1}, at learning rate {lr:.4g}; {_way_back(runner.work_dir)}"
+                    f"{runner.iter + 1}, at learning rate {lr:.4g}; {_recovery_hint(runner.work_dir)}"
                 )
 
     def before_save_checkpoint(self, runner, checkpoint: Mapping[str, Any]) -> None:
@@ -259,7 +250,7 @@ class CheckFiniteHook(Hook):
                 if not tensor.isfinite().all():
                     raise NonFiniteLossError(
                         f"{name} of the checkpoint's {part} is not finite after iteration {checkpoint['meta']['iter']}, so "
-                        f"it is not saved; {_way_back(runner.work_dir)}"
+                        f"it is not saved; {_recovery_hint(runner.work_dir)}"
                     )
 
 
@@ -272,7 +263,7 @@ def _tensors(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(child, f"{name}.{key}" if name else str(key))
 
 
-def _way_back(work_dir: str) -> str:
+def _recovery_hint(work_dir: str) -> str:
     newest = ", ".join(file.name for file in checkpoint_files(work_dir)[:2]) or "none"
     return (f"newest checkpoints: {newest}. --resume repeats the same numbers on the same machine: unless that was the "
             "cause, lower the learning rate or lengthen the warm-up, in a new --work-dir")
@@ -335,7 +326,7 @@ class ThroughputHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Publishes both; the device is done by now, since the losses have been read for the log."""
         now = time.perf_counter()
-        self._iterations.append((len(next(iter(data_batch.values()))) * world_size(), now - self._last_end))
+        self._iterations.append((len(next(iter(data_batch.values()))) * comm.world_size(), now - self._last_end))
         self._last_end = now
         images, seconds = map(sum, zip(*self._iterations, strict=True))
         runner.message_hub.update_scalar("train/images_per_second", images / seconds)

@@ -164,7 +164,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts back what :func:`random_state` returned; its tensors may lie on any device."""
+    """Restores what :func:`random_state` returned; its tensors may lie on any device."""
     algorithm, keys, *rest = state["numpy"]
     torch.set_rng_state(state["torch"].cpu())
     np.random.set_state((algorithm, keys.cpu().numpy().astype(np.uint32), *rest))

@@ -249,7 +249,7 @@ def resolve_lr(optim_wrapper_config: Mapping[str, Any], global_batch_size: int) 
 
     Args:
         optim_wrapper_config: mmengine's config with one of the two; left as it is.
-        global_batch_size: images a step over all processes.
+        global_batch_size: images per step over all processes.
 
     Returns:
         A copy with ``optimizer.lr`` and without ``lr_scaling``.

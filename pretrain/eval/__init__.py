@@ -1,1 +1,1 @@
-"""Evaluation of frozen encoders: linear classifiers, nearest neighbours, fine-tuning, analyses."""
+"""Evaluation of encoders: linear classifiers, nearest neighbours, fine-tuning, analyses."""

@@ -231,7 +231,7 @@ def analyze_memory(
 
     Args:
         file: a checkpoint of a pretraining, or a pretraining's config file.
-        batch_size: images a step, each in two views; None for the pretraining's.
+        batch_size: images per step, each in two views; None for the pretraining's.
         image_size: side of the views in pixels; None for the pretraining's.
         autocast: type of the forward passes, such as ``"bfloat16"``; None for the pretraining's.
         out: file of the record; None to put it beside the checkpoint, or below ``work_dirs/eval`` for a config file.
@@ -246,7 +246,7 @@ def analyze_memory(
         identity, sha256, recompute = *_pretraining_of(file)[:2], "none"
     setting = identity["setting"]
     if identity["method"]["epochs_per_unit"] is not None:
-        raise ValueError(f"{file} trains one unit after the other, so that no step is one of the whole model; pass a "
+        raise ValueError(f"{file} trains one unit after the other, so that no single step trains the whole model; pass a "
                          "pretraining that trains all units in every step")
     batch_size = setting["batch_size"] if batch_size is None else batch_size
     if batch_size < 2:

@@ -39,9 +39,9 @@ class ToyProblem:
     Attributes:
         dim: D, dimensions of the points and of the representations, even; the last half is noisy.
         sigma: standard deviation of the second views' noise; the points' own is 1.
-        points: N, of two views each; all are in every batch.
+        num_points: N, of two views each; all are in every batch.
         steps: of gradient descent at most; at rest it ends before.
-        learning_rate: of gradient descent. With a threshold there are many equilibria, and near the transition to collapse
+        lr: of gradient descent. With a threshold there are many equilibria, and near the transition to collapse
             it decides, as the seed does, which of them is reached.
         temperature: tau of the loss.
         seed: of points, noise and start.
@@ -49,17 +49,17 @@ class ToyProblem:
 
     dim: int = 16
     sigma: float = 1.5
-    points: int = 256
+    num_points: int = 256
     steps: int = 1000
-    learning_rate: float = 3.0
+    lr: float = 3.0
     temperature: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.dim < 2 or self.dim % 2:
             raise ValueError(f"dim is {self.dim}; half of the dimensions are noisy, so it must be even and at least 2")
-        if self.points < 2 or self.steps < 1:
-            raise ValueError(f"points is {self.points} and steps is {self.steps}; at least 2 and 1 are needed")
+        if self.num_points < 2 or self.steps < 1:
+            raise ValueError(f"num_points is {self.num_points} and steps is {self.steps}; at least 2 and 1 are needed")
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def _result(problem: ToyProblem, loss: NTXent) -> ToyResult:
 def initial_state(problem: ToyProblem) -> tuple[Tensor, Tensor]:
     """Views ``(2N, D)``, first ones before second ones, and orthogonal weights ``(D, D)`` that require their gradient."""
     generator = torch.Generator().manual_seed(problem.seed)
-    points = torch.randn(problem.points, problem.dim, generator=generator)  # (N, D)
-    noise = problem.sigma * torch.randn(problem.points, problem.dim // 2, generator=generator)  # (N, D/2)
+    points = torch.randn(problem.num_points, problem.dim, generator=generator)  # (N, D)
+    noise = problem.sigma * torch.randn(problem.num_points, problem.dim // 2, generator=generator)  # (N, D/2)
     second = points + F.pad(noise, (problem.dim // 2, 0))  # (N, D)
     weight, _ = torch.linalg.qr(torch.randn(problem.dim, problem.dim, generator=generator))
     return torch.cat([points, second]), weight.requires_grad_()
@@ -146,7 +146,7 @@ def initial_state(problem: ToyProblem) -> tuple[Tensor, Tensor]:
 
 def train(weight: Tensor, views: Tensor, loss: NTXent, problem: ToyProblem) -> Training:
     """Changes ``weight`` ``(D, D)`` by gradient descent over all views ``(2N, D)`` until it is at rest, or steps run out."""
-    optimizer = torch.optim.SGD([weight], lr=problem.learning_rate)
+    optimizer = torch.optim.SGD([weight], lr=problem.lr)
     losses: list[float] = []
     change, seen = None, spectrum(views @ weight.detach().T)
     for step in range(problem.steps):

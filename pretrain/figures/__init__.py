@@ -1,1 +1,1 @@
-"""Figures of pretraining: each function takes plain data and returns a matplotlib figure."""
+"""Figures of pretraining: each function takes paths and returns a drawing, a matplotlib figure with its caption."""

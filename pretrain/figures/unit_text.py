@@ -1,4 +1,4 @@
-"""What there is to show of a learning rule, and its drawing with characters for the terminal."""
+"""The layout of a learning rule, and its drawing with characters for the terminal."""
 
 from __future__ import annotations
 

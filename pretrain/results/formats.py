@@ -87,7 +87,7 @@ def table_text(table: Table, fmt: str) -> str:
 
 
 def tidy_text(paths: Iterable[str | os.PathLike[str]], fmt: str) -> tuple[str, list[str]]:
-    """Every measurement below some folders as a row with all that is known of it, and warnings.
+    """Every measurement below some folders as a row with all its metadata, and warnings.
 
     Args:
         paths: records, or folders above several.

@@ -366,7 +366,7 @@ def _rule_label(rule: Mapping[str, Any]) -> str:
 
 
 def _objective_hints(options: Mapping[str, Any]) -> list[str]:
-    """What differs from the defaults; of NT-Xent without the temperature, which every data set has its own of."""
+    """What differs from the defaults; of NT-Xent without the temperature, which differs by data set."""
     defaults = _defaults(objective_type(options["type"]))
     hints = {key: value for key, value in options.items()
              if key != "type" and (key not in defaults or value != defaults[key])}

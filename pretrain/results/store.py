@@ -275,7 +275,7 @@ def machine() -> str:
 
 
 def _check(record: Record) -> None:
-    """Raises whatever reading a record would raise later."""
+    """Validates a record; raises what using it would raise later."""
     content, method = record.content, record.method
     for key in KEYS:
         content[key]

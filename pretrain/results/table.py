@@ -394,7 +394,7 @@ def paper_table(results: Results, name: str, paper: bool = False, baseline: str 
 
 
 def per_class_table(frame: pd.DataFrame, records: Iterable[Record]) -> Table:
-    """AP of every class: a row a class, a column for each method, setting, data set and task.
+    """AP of every class: a row per class, a column for each method, setting, data set and task.
 
     Raises:
         ValueError: there are no results by class.
@@ -526,7 +526,7 @@ def _filled(
     title: str, label_titles: Sequence[str], lines: Sequence[_Line], columns: Sequence[Column], results: Results,
     layout: Mapping[str, Any] | None = None,
 ) -> Table:
-    """Puts the numbers in, and what is to know of them."""
+    """Fills in the numbers, and the notes below."""
     lines = _with_hints(lines, results)
     extra = [(name, values) for name, values in (("Encoder", [line.encoder for line in lines]),
                                                  ("Epochs", [line.epochs for line in lines]),
@@ -537,7 +537,7 @@ def _filled(
         cells: dict[Column, Cell] = {}
         for column in columns:
             if column.paper:
-                cell = _published(line, lines, column, layout)
+                cell = _published(line, column, layout)
             else:
                 cell = results.cell(line.group(column.dataset), column)
                 if cell and cell.n and line.baseline:
@@ -615,7 +615,7 @@ def _distinguishes(name: str, values: Sequence[str]) -> bool:
     return bool(known) if name == "Setting" else len(known) > 1 or any(" of " in value for value in known)
 
 
-def _published(line: _Line, lines: Sequence[_Line], column: Column, layout: Mapping[str, Any]) -> Cell | None:
+def _published(line: _Line, column: Column, layout: Mapping[str, Any]) -> Cell | None:
     place = [(c["dataset"], c["protocol"], c["metric"]) for c in layout["columns"]].index(
         (column.dataset, column.protocol, column.metric))
     value = line.published[place] if line.published else None

@@ -103,7 +103,6 @@ def test_other_images_than_before_are_noticed_at_resume(finished_run, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_epochs": 1}, "max_epochs=1, but train_cfg.max_epochs=3"),
         ({"optim_wrapper.optimizer.type": "LARSS"}, "options of optim_wrapper do not fit"),
         ({"optim_wrapper.type": "AmpOptimWrapper"}, "optim"),
         ({"optim_wrapper.accumulative_counts": 4}, "accumulative_counts is 4"),

@@ -105,7 +105,7 @@ def write_detection(
 
 def write_linear(work_dir: Path, accuracy: float, identity: Mapping[str, Any]) -> Path:
     """The record of a linear evaluation of a work directory's last checkpoint."""
-    file = write_evaluation(work_dir / "epoch_5.readout" / "linear_cifar10.json", accuracy, identity)
+    file = write_evaluation(work_dir / "epoch_5.eval" / "linear_cifar10.json", accuracy, identity)
     edit(file, argv=["tools/evaluate.py", str(work_dir / "epoch_5.pth"), "--data", "cifar10"], duration_s=30.0)
     return file
 

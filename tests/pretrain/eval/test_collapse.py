@@ -21,7 +21,7 @@ from pretrain.eval.collapse import (
 )
 from pretrain.objectives import NTXent
 
-SMALL = ToyProblem(dim=6, points=16, steps=50)
+SMALL = ToyProblem(dim=6, num_points=16, steps=50)
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ def test_spectrum_is_that_of_the_covariance():
 
 def test_data_and_start():
     """Noise of the asked deviation on the last half of the second views alone; orthogonal weights; the seed decides."""
-    views, weight = initial_state(ToyProblem(dim=6, points=4000, sigma=1.5))
+    views, weight = initial_state(ToyProblem(dim=6, num_points=4000, sigma=1.5))
     first, second = views.chunk(2)
     noise = second - first
     assert noise[:, :3].abs().max() == 0
     assert noise[:, 3:].std(dim=0).tolist() == pytest.approx([1.5] * 3, rel=0.05)
     assert torch.cov(first.T).tolist() == pytest.approx(np.eye(6), abs=0.08)
     torch.testing.assert_close(weight.T @ weight, torch.eye(6))
-    again, other = (initial_state(ToyProblem(dim=6, points=4000, seed=seed)) for seed in (0, 1))
+    again, other = (initial_state(ToyProblem(dim=6, num_points=4000, seed=seed)) for seed in (0, 1))
     assert all(map(torch.equal, (views, weight), again))
     assert not torch.equal(views, other[0]) and not torch.equal(weight, other[1])
 
@@ -131,7 +131,7 @@ def test_descent_stops_where_no_gradient_is_left():
 
 def test_descent_that_is_not_at_rest_shows_its_change():
     """The steps run out while a singular value still falls; the change is that of two descents of a hundred steps more."""
-    problem = ToyProblem(dim=6, points=16, steps=200, learning_rate=0.02)
+    problem = ToyProblem(dim=6, num_points=16, steps=200, lr=0.02)
     loss, spectra = NTXent(problem.temperature, None), []
     for steps in (100, 200):
         views, weight = initial_state(problem)
@@ -153,7 +153,7 @@ def test_negligible_singular_values_do_not_disturb_rest():
     [
         (lambda: compare_thresholds(SMALL, [0.0, 1.5]), "threshold of NTXent is 1.5"),
         (lambda: ToyProblem(dim=15), "dim is 15"),
-        (lambda: ToyProblem(points=1), "points is 1"),
+        (lambda: ToyProblem(num_points=1), "num_points is 1"),
     ],
 )
 def test_bad_values_are_refused(make, message):
@@ -164,9 +164,9 @@ def test_bad_values_are_refused(make, message):
 
 def test_tool_prints_json_alone(run_tool):
     """The same as the package's; options reach the model."""
-    problem = replace(SMALL, learning_rate=0.5, temperature=0.2)
-    finished = run_tool("analyze", "collapse", "--thresholds", 0.0, "-0.4", "--dim", 6, "--points", 16, "--steps", 50,
-                        "--learning-rate", 0.5, "--temperature", 0.2, "--format", "json")
+    problem = replace(SMALL, lr=0.5, temperature=0.2)
+    finished = run_tool("analyze", "collapse", "--thresholds", 0.0, "-0.4", "--dim", 6, "--num-points", 16, "--steps", 50,
+                        "--lr", 0.5, "--temperature", 0.2, "--format", "json")
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
     assert list(found) == ["none", "0.0", "-0.4"]

@@ -24,7 +24,7 @@ def identity(seed=0, rule=None, objective=None, **setting):
 def write(folder, what, name, identity, rows, details, **protocol):
     """Writes an analysis of ``<name>/epoch_3.pth`` as tools/analyze.py does."""
     record = new_record(ANALYSIS, identity, {"name": what, **protocol}, rows, details=details)
-    write_record(folder / name / "epoch_3.readout" / f"analysis_{what}_cifar10.json", record)
+    write_record(folder / name / "epoch_3.eval" / f"analysis_{what}_cifar10.json", record)
 
 
 def write_probes(folder, name, accuracies, seed=0, ends=(), protocol=None, **options):

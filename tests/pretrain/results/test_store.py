@@ -37,7 +37,7 @@ def test_a_record_says_what_how_and_where(tmp_path):
 def test_every_kind_is_found_in_one_frame(tmp_path):
     """One row a measurement, with identity, protocol and place; nothing else in a folder is looked at."""
     write_detection(tmp_path / "det", identity("loco", seed=3), {"bbox_AP": [20.0, 21.0], "segm_AP": [18.0, 19.0]})
-    write_evaluation(tmp_path / "loco.readout" / "linear.json", identity("loco", seed=3), 65.0)
+    write_evaluation(tmp_path / "loco.eval" / "linear.json", identity("loco", seed=3), 65.0)
     (tmp_path / "annotations.json").write_text('{"images": []}')
     frame, records, warnings = read_rows([tmp_path])
     assert (len(records), warnings) == (4, [])

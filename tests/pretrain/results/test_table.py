@@ -188,7 +188,7 @@ def test_every_stage_and_other_metrics(tmp_path):
 
 
 def test_ap_by_class(tmp_path):
-    """A row a class, a column a method and task."""
+    """A row per class, a column a method and task."""
     for name, value in (("simclr", 20.0), ("loco", 30.0)):
         write_detection(tmp_path / name, identity(name), {"bbox_AP": [25.0] * 2, "bbox_AP/cat": [value, value + 2],
                                                           "bbox_AP/dog": [1.0, None]}, num_splits=2)
