@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -89,9 +90,25 @@ class Overrides(DictAction):
                          "model.rule.type=decoupled model.rule.k=4")
 
 
+class _Import(argparse.Action):
+    """Imports a module of the user's, which registers what configs, checkpoints and options then name."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: str, option_string: str | None = None
+    ) -> None:
+        """See :class:`argparse.Action`."""
+        try:
+            importlib.import_module(values)
+        except ImportError as error:
+            parser.error(f"argument {option_string}: {error}; put the module's folder on PYTHONPATH")
+
+
 def tool_parser(docstring: str) -> argparse.ArgumentParser:
-    """A parser whose help is the tool's docstring as it stands."""
-    return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser whose help is the tool's docstring as it stands, with ``--import`` for modules of the user's."""
+    parser = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--import", action=_Import, default=argparse.SUPPRESS, metavar="MODULE",
+                        help="a Python module that registers rules, objectives, encoders or data sets of your own")
+    return parser
 
 
 def encoder_spec(text: str) -> str | dict:
