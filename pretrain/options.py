@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def unknown_name(what: str, name: Any, known: Iterable[str], note: str = "") -> ValueError:
+    """The error for a name that is not among those known: names them, or of very many the nearest, and what may be meant."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    listed = f"; known are {', '.join(known)}" if len(known) <= 20 else ""
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(f"unknown {what} {name!r}{listed}{note}{meant}")
 
 
 def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, Any], *args: Any) -> T:
@@ -27,9 +36,7 @@ def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, 
         raise ValueError(f"{what} is {options!r}, but a dict of options is needed; there are {', '.join(known)}")
     unknown = [option for option in options if option not in known]
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-        raise ValueError(f"options of {what} do not fit: there is no {unknown[0]!r}, only {', '.join(known) or 'none'}"
-                         + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise unknown_name(f"option of {what}", unknown[0], known)
     missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in options]
     if missing:
         raise ValueError(f"options of {what} do not fit: {', '.join(map(repr, missing))} must be given")

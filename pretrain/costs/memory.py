@@ -7,7 +7,6 @@ algorithms, rounding of its allocator, its context) is not in it.
 
 from __future__ import annotations
 
-import difflib
 import weakref
 from argparse import Namespace
 from collections import Counter
@@ -27,6 +26,7 @@ from torch.utils.flop_counter import conv_flop_count, flop_registry
 from pretrain.costs.complexity import stage_complexity
 from pretrain.engine.cli import load_config
 from pretrain.learner import LocalContrastiveLearner
+from pretrain.options import unknown_name
 
 METHODS: dict[str, dict] = {  # options of the learner; heads as in the paper's main results (LoCo, sections 5.1 and 5.4)
     "simclr": dict(rule="simclr"),
@@ -278,10 +278,7 @@ def build_learner(
     """The learner of a method, see :func:`step_cost`."""
     options = METHODS[BASELINE] if method == CHECKPOINTED else METHODS.get(method) if isinstance(method, str) else method
     if options is None:
-        near = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown method {method!r}; known are {', '.join([*METHODS, CHECKPOINTED])}, and "
-                         f"pretraining config files such as configs/pretrain/ablations/*.py{hint}")
+        raise unknown_name("method", method, [*METHODS, CHECKPOINTED], ", and pretraining configs, configs/pretrain/*.py")
     return LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast})
 
 

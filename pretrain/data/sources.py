@@ -6,7 +6,6 @@ A config names a source, ``source="cifar10"`` or ``source=dict(type="file_list",
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import logging
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 
 from pretrain.data.decoding import decode_image, is_hidden, list_images
+from pretrain.options import unknown_name
 
 SOURCES = Registry(
     "image source", locations=["pretrain.data.sources", "pretrain.data.shards", "pretrain.data.object_crops"])
@@ -108,8 +108,7 @@ def _resolve(spec: str | Mapping) -> tuple[type[ImageDataset], dict]:
     options = {"type": spec} if isinstance(spec, str) else dict(spec)
     name, known = options.pop("type", None), sorted(SOURCES.module_dict)
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known
-        raise ValueError(f"unknown image source {name!r}; nearest known names: {', '.join(near)}")
+        raise unknown_name("image source", name, known)
     return SOURCES.module_dict[name], options
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,8 @@ from typing import Any
 
 from mmengine.registry import Registry
 from torch import Tensor, nn
+
+from pretrain.options import unknown_name
 
 ENCODERS = Registry("encoder", locations=["pretrain.encoders"])
 ARCHITECTURES = {"resnet18": "ResNet-18", "resnet34": "ResNet-34", "resnet50": "ResNet-50", "presnet50": "PResNet-50",
@@ -118,8 +119,7 @@ def encoder_spec(encoder: str | Mapping) -> dict[str, Any]:
 def _encoder_type(name: Any) -> Callable[..., Encoder]:
     known = ENCODERS.module_dict
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or sorted(known)
-        raise ValueError(f"unknown encoder {name!r}; nearest known names: {', '.join(near)}")
+        raise unknown_name("encoder", name, known)
     return known[name]
 
 

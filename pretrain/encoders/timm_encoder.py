@@ -6,7 +6,6 @@ the cut changes nothing.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torchvision.models import resnet as tv_resnet
 
 from pretrain.encoders.base import ENCODERS, Encoder
 from pretrain.encoders.layers import init_like_resnet, projection
+from pretrain.options import unknown_name
 
 RESERVED_OPTIONS = ("features_only", "feature_cls", "num_classes", "in_chans", "device", "dtype")
 WEIGHT_OPTIONS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
@@ -66,8 +66,7 @@ class TimmEncoder(Encoder):
         known = timm.list_models()
         if name not in known:
             architecture = str(name).split("/")[-1].split(".")[0]  # of "hf_hub:timm/resnet50.a1_in1k", say
-            near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.4) or known[:3]
-            raise ValueError(f"timm {timm.__version__} has no model {name!r}; nearest known names: {', '.join(near)}")
+            raise unknown_name(f"model of timm {timm.__version__},", architecture, known)
         super().__init__()
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             chain = _chain_of(name, options)

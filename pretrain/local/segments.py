@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,6 +12,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from pretrain.encoders import Encoder
 from pretrain.local.recompute import cheap_recompute, keep
+from pretrain.options import unknown_name
 
 RECOMPUTE = {
     "none": "every activation is kept until its last backward pass",
@@ -25,9 +25,7 @@ RECOMPUTE = {
 def check_recompute(recompute: str) -> None:
     """Refuses a mode that is not in :data:`RECOMPUTE`."""
     if not isinstance(recompute, str) or recompute not in RECOMPUTE:
-        near = difflib.get_close_matches(str(recompute), RECOMPUTE, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown recompute mode {recompute!r}; known are {', '.join(RECOMPUTE)}{hint}")
+        raise unknown_name("recompute mode", recompute, RECOMPUTE)
 
 
 def subsegments(

@@ -8,12 +8,11 @@ stage below (LoCo, section 4.1, figure 1), decoupled SimCLR K of equal length (F
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pretrain.options import build_with_options
+from pretrain.options import build_with_options, unknown_name
 
 Stages = Mapping[str, tuple[int, int]]
 
@@ -198,10 +197,7 @@ def build_units(rule: str | Mapping | Sequence, stages: Stages, allow_untrained:
         options = {"type": rule} if isinstance(rule, str) else dict(rule)
         name = options.pop("type", None)
         if name not in RULES:
-            near = difflib.get_close_matches(str(name), RULES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown learning rule {name!r}: known are {', '.join(sorted(RULES))}, or a list of "
-                             f"(start, end) block ranges{hint}")
+            raise unknown_name("learning rule", name, RULES, ", or a list of (start, end) block ranges")
         units = build_with_options(f"learning rule {name!r}", RULES[name], options, stages)
     else:
         units = _units_from_ranges(rule)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
-from pretrain.options import build_with_options
+from pretrain.options import build_with_options, unknown_name
 
 OBJECTIVES = Registry("objective", locations=["pretrain.objectives"])
 
@@ -54,9 +53,7 @@ def objective_type(name: Any) -> type[Objective]:
     """
     known = OBJECTIVES.module_dict
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        raise ValueError(f"unknown objective {name!r}; known are {', '.join(sorted(known))}"
-                         + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise unknown_name("objective", name, known)
     return known[name]
 
 

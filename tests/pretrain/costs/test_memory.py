@@ -151,7 +151,7 @@ def test_tool_prints_json(run_tool):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--methods", "locoo"], "did you mean 'loco'?"), (["--recompute", "blok"], "did you mean 'block'?"),
+    (["--methods", "locoo"], "did you mean 'loco'"), (["--recompute", "blok"], "did you mean 'block'?"),
     (["--batch-size", "1"], "batch size is 1"), (["--image-size", "0"], "image size is 0"),
     (["--methods", "nowhere.py"], "nowhere.py does not exist"),
     (["--methods", "configs/_base_/coco_data.py"], "configs/_base_/coco_data.py"),
