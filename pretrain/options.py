@@ -36,7 +36,7 @@ def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, 
         raise ValueError(f"{what} is {options!r}, but a dict of options is needed; there are {', '.join(known)}")
     unknown = [option for option in options if option not in known]
     if unknown:
-        raise unknown_name(f"option of {what}", unknown[0], known)
+        raise ValueError(f"options of {what} do not fit: {unknown_name('option', unknown[0], known)}")
     missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in options]
     if missing:
         raise ValueError(f"options of {what} do not fit: {', '.join(map(repr, missing))} must be given")
