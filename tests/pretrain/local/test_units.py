@@ -89,7 +89,7 @@ def test_numbers_of_decoupled_blocks_that_do_not_fit(k, stages, message):
         (dict(type="decoupled", k=4, window=2.5), "window is 2.5; .* a whole number of them"),
         (dict(type="loco", window=True), "window is True"),
         (dict(type="sharing", blocks=1.5), "sharing 1.5 block"),
-        (dict(type="decoupled", blocks=4), "learning rule 'decoupled' do not fit: unknown option 'blocks'; known are cuts, k, window"),
+        (dict(type="decoupled", blocks=4), "do not fit: unknown option 'blocks'; known are cuts, k, window"),
         ("locco", "unknown learning rule 'locco'.*did you mean 'loco'"),
         (dict(type="loco", windw=3), "learning rule 'loco' do not fit: unknown option 'windw'; .*; did you mean 'window'"),
         ("sharing", "options of learning rule 'sharing' do not fit: 'blocks' must be given"),
