@@ -205,8 +205,7 @@ def test_boxes_alone(synthetic_root, tmp_path, run_tool):
     assert {row["metric"] for row in measured(tmp_path / "w")["split_0"]} == {f"bbox_{name}" for name in METRICS}
     drawn = run_tool("visualize", "detections", tmp_path / "w", "--num", 1, "--score", 0, "--most", 2, "--out", tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    [detector] = json.loads((tmp_path / "detections.json").read_text())["detectors"]
-    assert detector["detections"][0] > 0
+    assert (tmp_path / "detections.png").is_file()
     tested = run_tool("test_det", RANDOM, tmp_path / "w/split_0/epoch_1.pth", "--data-root", root, "--cfg-options",
                       *options[len(SMALL):])
     assert tested.returncode == 0, tested.stderr

@@ -19,8 +19,8 @@ from pretrain.results.store import DETECTION, PRETRAINING, new_record, read_reco
 from tests.conftest import ROOT
 from tests.loco_det.detection_runs import write_run
 from tests.loco_det.experiment.test_evaluate import build_detector
-from tests.pretrain.drawn_logs import UNITS, write_log
 from tests.pretrain.eval.written import identity_of_config, write_evaluation
+from tests.pretrain.synthetic_logs import UNITS, write_log
 
 
 def edit(file: Path, **values: Any) -> None:

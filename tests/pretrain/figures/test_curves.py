@@ -11,7 +11,7 @@ from pretrain.figures.style import METHOD_COLORS, figure_style
 from pretrain.objectives import OBJECTIVES, Objective
 from pretrain.results.method import standard_method
 from pretrain.results.training_log import read_training_log
-from tests.pretrain.drawn_logs import UNITS, draw_records, draw_run, write_log
+from tests.pretrain.synthetic_logs import UNITS, draw_records, draw_run, write_log
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pretrain.figures.units import draw_models, draw_units
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.results.method import standard_method
 from tests.conftest import ROOT
-from tests.pretrain.drawn_logs import draw_run
+from tests.pretrain.synthetic_logs import draw_run
 
 pytestmark = pytest.mark.repository
 

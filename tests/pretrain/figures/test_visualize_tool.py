@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT, assert_one_line_error
-from tests.pretrain.drawn_logs import draw_run
+from tests.pretrain.synthetic_logs import draw_run
 
 pytestmark = pytest.mark.repository
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pretrain.results.training_log import find_training_logs, read_training_log
-from tests.pretrain.drawn_logs import draw_records, draw_run, logged_iterations, write_log
+from tests.pretrain.synthetic_logs import draw_records, draw_run, logged_iterations, write_log
 
 
 def test_scalars_come_back_as_they_were_logged(tmp_path):
