@@ -246,8 +246,8 @@ class _UnitLoss:
         """Feature map ``(2N, C, h, w)`` -> the loss, scaled for the backward pass."""
         loss, self.metrics = self._objective(self._head(features))
         if taken := [name for name in self.metrics if name.startswith("loss")]:
-            raise ValueError(f"{type(self._objective).__name__} measures {taken[0]!r}, but names that begin with 'loss' are "
-                             "the losses of units in the log; call it otherwise")
+            raise ValueError(f"{type(self._objective).__name__} logs {taken[0]!r}, but names that begin with 'loss' are "
+                             "the losses of units in the log; rename it")
         self.loss = loss.detach()
         return self._scale(loss)
 

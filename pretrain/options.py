@@ -24,9 +24,9 @@ def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, 
 
     Args:
         what: what the options are of, for messages.
-        make: a class or function whose parameters are known by name; what a ``functools.partial`` has set is no option.
+        make: a class or function whose parameters are known by name; what a ``functools.partial`` has set is not an option.
         options: of a config.
-        args: its first arguments, which are no options.
+        args: its first arguments, which are not options.
 
     Raises:
         ValueError: there is no such option (the message lists those there are), one is missing, or one is of a wrong type.

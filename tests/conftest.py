@@ -22,6 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads, here o
     os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
+FAST = ("local", "objectives", "data", "results")  # rooms: units and executor, objectives, data, tables
 TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 
 
@@ -32,11 +33,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items):
-    """The same for single tests."""
-    if (ROOT / "configs").is_dir():
-        return
+    """Tests outside of :data:`FAST` are not in the fast tier; without the repository, tests that need it are skipped."""
     for item in items:
-        if "repository" in item.keywords or "run_tool" in item.fixturenames:
+        if item.path.parent.name not in FAST:
+            item.add_marker(pytest.mark.slow)
+        if not (ROOT / "configs").is_dir() and ("repository" in item.keywords or "run_tool" in item.fixturenames):
             item.add_marker(pytest.mark.skip(reason="needs the repository"))
 
 

@@ -280,7 +280,7 @@ def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
                          "protocol.split_size with --cfg-options or use the whole set")
     if expected is not None and found != expected:
         raise ValueError(f"{root / data.train_ann} lists {found} images, but this protocol is defined on {expected}: its "
-                         "splits would be nobody else's; get the official file, or set data.num_train_images=None and "
+                         "splits would not be comparable; get the official file, or set data.num_train_images=None and "
                          "another protocol.dataset with --cfg-options")
     if data.get("official_gt"):
         check_ground_truth_exists(root / data.official_gt, [image["file_name"] for image in val["images"]])
@@ -318,7 +318,7 @@ def _checkpoint_to_resume(folder: Path, resume: bool) -> tuple[Path | None, list
         return newest_intact(folder)
     files = checkpoint_files(folder)
     if files:
-        note(f"{folder} starts again, its {len(files)} checkpoints are removed; --resume would have continued it")
+        note(f"{folder} starts again without its {len(files)} earlier checkpoints (--resume continues them)")
     for file in files:
         file.unlink()
     return None, []

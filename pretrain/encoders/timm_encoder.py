@@ -127,7 +127,7 @@ class _Part:
 
 
 def _chain_of(name: str, options: dict[str, Any]) -> Chain:
-    """How a timm model is cut; a network of its own is made for finding out."""
+    """How a timm model is cut, determined on a separate instance."""
     import timm
 
     try:

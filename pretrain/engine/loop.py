@@ -1,4 +1,4 @@
-"""A training loop that goes on within an epoch, with the random numbers of then, and stops orderly on SIGTERM or Ctrl-C."""
+"""A training loop that resumes within an epoch with the random state restored, and stops cleanly on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CTRL_C_AGAIN = b"\nstopping after this iteration, with a checkpoint; Ctrl-C aga
 
 
 class StopRequest(AbstractContextManager):
-    """Notes :data:`STOP_SIGNALS` while it is entered, instead of dying of them; of a second SIGINT Python's own way.
+    """Notes :data:`STOP_SIGNALS` while it is entered, instead of ending; a second SIGINT has its usual effect.
 
     Where SIGINT is ignored, as in a job that a shell script runs in the background, it stays so.
 

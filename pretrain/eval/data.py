@@ -303,7 +303,7 @@ def rank_within_class(labels: np.ndarray, generator: np.random.Generator) -> np.
 
 
 def balanced_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Indices, ascending, of a random subset with as even a number of images a class as there are.
+    """Indices, ascending, of a random subset with as equal numbers of images per class as possible.
 
     A smaller subset of the same seed lies within a larger one.
 

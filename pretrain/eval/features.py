@@ -1,4 +1,4 @@
-"""The encoder that is evaluated, its pooled features, and the proof that evaluating it changed nothing."""
+"""The encoder that is evaluated, its pooled features, and a check that evaluating it changed nothing."""
 
 from __future__ import annotations
 

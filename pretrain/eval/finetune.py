@@ -49,7 +49,7 @@ def fine_tuned_classifier(pooled: PooledFeatures, data: LabelledData, batch_size
     least, encoder, device = 2 * comm.world_size(), pooled.encoder, pooled.mean.device
     if batch_size < least:
         raise ValueError(f"batch size {batch_size} is too small to fine-tune in {comm.world_size()} process(es): batch norm "
-                         f"needs at least 2 images a process, {least} in all")
+                         f"needs at least 2 images per process, {least} in total")
     if comm.world_size() > 1:
         if device.type == "cpu":
             convert_batchnorm(encoder)

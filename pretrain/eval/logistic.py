@@ -64,7 +64,7 @@ def choose_penalty(x: np.ndarray, labels: np.ndarray, classes: int, seed: int) -
     ranks = rank_within_class(labels, np.random.default_rng(seed))
     folds = min(MAX_FOLDS, int(ranks.max()) + 1)
     if folds < 2:
-        print_log(f"one image a class: nothing to choose the penalty on, {PENALTIES[0]:g} is taken", logger="current",
+        print_log(f"only one image per class to choose the penalty on: using {PENALTIES[0]:g}", logger="current",
                   level=logging.WARNING)
         return PENALTIES[0]
     held_out = ranks % folds == folds - 1
