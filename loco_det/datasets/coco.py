@@ -301,7 +301,7 @@ def _read_json(ann_file: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(ann_file).read_text("utf-8"))  # as strict as pycocotools, which reads it later
     except ValueError as error:
-        raise AnnotationError(f"{ann_file} is not JSON in UTF-8 ({error}); save it as UTF-8, or download it again") from error
+        raise AnnotationError(f"{ann_file} is not JSON in UTF-8 ({error}); save it as that, or get it again") from error
     if not isinstance(content, dict):
         raise AnnotationError(f"{ann_file} holds a {type(content).__name__} instead of COCO's dict of images, annotations "
                               "and categories")

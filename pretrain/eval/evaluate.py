@@ -1,4 +1,4 @@
-"""Evaluations from files to records: loads the encoder, opens the data, runs a protocol, checks that the encoder is unchanged."""
+"""Evaluations from files to records: loads encoder and data, runs a protocol, checks that the encoder is unchanged."""
 
 from __future__ import annotations
 
