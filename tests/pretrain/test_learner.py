@@ -85,7 +85,7 @@ class CollidingNames(Objective):
 def test_a_metric_that_is_called_like_a_loss_is_refused():
     """In the log it would be the loss of a unit called weight_res2."""
     learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "gim", objective="CollidingNames")
-    with pytest.raises(ValueError, match="CollidingNames measures 'loss_weight'"):
+    with pytest.raises(ValueError, match="CollidingNames logs 'loss_weight'"):
         learner.train_step(batch(), OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1)))
 
 

@@ -326,7 +326,7 @@ def test_two_commands_do_not_train_one_split(finished, synthetic_root, backbone,
     with claim_run(work_dir / "split_1"):
         refused = run_tool(*arguments, "--cfg-options", *SMALL)
     assert refused.returncode == 1
-    assert f"process {os.getpid()} on" in refused.stderr and f"is at work in {work_dir / 'split_1'}" in refused.stderr
+    assert f"process {os.getpid()} on" in refused.stderr and str(work_dir / "split_1") in refused.stderr
     assert run_tool(*arguments, "--cfg-options", *SMALL).returncode == 0
 
 

@@ -168,10 +168,10 @@ def test_the_tool_prints_the_path(tmp_path, run_tool):
     """The file's path alone goes to stdout; folders without runs are one line on stderr."""
     write_run(tmp_path / "run", identity("random"), [], requested=1)
     out = tmp_path / "report.html"
-    finished = run_tool("report", tmp_path / "run", "-o", out, "--gallery", "0")
+    finished = run_tool("report", tmp_path / "run", "--out", out, "--gallery", "0")
     assert (finished.returncode, finished.stdout) == (0, f"{out}\n"), finished.stderr
     (tmp_path / "empty").mkdir()
-    assert_one_line_error(run_tool("report", tmp_path / "empty", "-o", out), tmp_path / "empty")
+    assert_one_line_error(run_tool("report", tmp_path / "empty", "--out", out), tmp_path / "empty")
 
 
 def test_the_demos_table_outlives_its_report(tmp_path):
