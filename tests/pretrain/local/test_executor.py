@@ -96,6 +96,7 @@ def test_gradients_equal_a_naive_reference(encoder, images, rule, recompute):
             assert (gradients[name] - reference).abs().max() <= 1e-10 * scale, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
 def test_running_statistics_are_updated_once(encoder, images, rule, recompute):

@@ -311,6 +311,7 @@ def method_of_config(path: Path, **changes) -> tuple[dict, dict]:
     return method_of_learner(LocalContrastiveLearner(**options), epochs_per_unit(config)), config
 
 
+@pytest.mark.slow
 @pytest.mark.repository
 @pytest.mark.parametrize(("table", "place"), [(table, place) for table, names in ABLATIONS.items()
                                               for place in range(len(names))])
@@ -325,6 +326,7 @@ def test_every_ablation_config_fills_its_row(tmp_path, table, place):
     assert filled == [place] and len(found.rows) == len(ABLATIONS[table])
 
 
+@pytest.mark.slow
 @pytest.mark.repository
 @pytest.mark.parametrize(("loss", "k"), [(loss, k) for loss in ("simclr", "subsampled") for k in (1, 8)])
 @pytest.mark.parametrize("dataset", SUBSAMPLING)
