@@ -105,6 +105,7 @@ def test_bad_use_is_refused():
         SequentialUnitsHook(0)
 
 
+@pytest.mark.repository
 def test_every_unit_has_the_same_schedule():
     """Ten epochs of warm-up times a cosine, from the full rate down to zero, four times."""
     parameter = torch.nn.Parameter(torch.zeros(1))
