@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import command, encoder_spec, tool_parser
+from pretrain.engine.cli import command, parse_encoder, tool_parser
 
 
 @command
@@ -57,7 +57,7 @@ def stages_report(args: argparse.Namespace) -> tuple[dict, str]:
     from pretrain.costs.complexity import format_table, stage_complexity
     from pretrain.encoders import build_encoder
 
-    complexity = stage_complexity(build_encoder(encoder_spec(args.encoder)), args.image_size)
+    complexity = stage_complexity(build_encoder(parse_encoder(args.encoder)), args.image_size)
     return complexity.as_dict(), format_table(complexity)
 
 
@@ -67,7 +67,7 @@ def step_report(args: argparse.Namespace) -> tuple[dict, str]:
     from pretrain.costs.step_benchmark import add_measurements
 
     methods = {Path(name).stem: method_options(name) for name in args.methods}
-    encoder = encoder_spec(args.encoder)
+    encoder = parse_encoder(args.encoder)
     report = compare_methods(encoder, methods, batch_size=args.batch_size, image_size=args.image_size,
                              recompute=args.recompute, autocast=args.autocast)
     if args.measured or args.timed:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import add_config_arguments, command, load_config, note, tool_parser
+from pretrain.engine.cli import add_config_arguments, add_launcher_argument, command, load_config, note, tool_parser
 
 NEEDED_KEYS = ("model.rule", "train_dataloader", "optim_wrapper", "train_cfg.max_epochs")
 DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
@@ -30,8 +30,7 @@ def main() -> str:
     parser = tool_parser(__doc__)
     parser.add_argument("config", nargs="?", help=f"config file (default: {DEFAULT_CONFIG})")
     add_config_arguments(parser, data_root_help="a folder of images, or the root of the config's data set")
-    launchers = ("none", "pytorch", "slurm")
-    parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
+    add_launcher_argument(parser)
     parser.add_argument("--show-units", action="store_true",
                         help="print the encoder's blocks, the local units and their heads, and train nothing")
     args = parser.parse_args()

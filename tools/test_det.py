@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import Overrides, command, load_config, tool_parser
+from pretrain.engine.cli import Overrides, add_launcher_argument, command, load_config, tool_parser
 
 
 @command
@@ -30,8 +30,7 @@ def main() -> str:
                         "have the same numbers (default: faster_coco_eval where it is installed)")
     parser.add_argument("--dump", metavar="PREFIX", help="write the predictions to PREFIX.bbox.json and PREFIX.segm.json, "
                         "in COCO's result format")
-    launchers = ("none", "pytorch", "slurm")
-    parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
+    add_launcher_argument(parser)
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()

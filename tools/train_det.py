@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import add_config_arguments, command, tool_parser
+from pretrain.engine.cli import add_config_arguments, add_launcher_argument, command, tool_parser
 
 
 @command
@@ -29,8 +29,7 @@ def main() -> str:
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="a config such as configs/mask_rcnn_loco_coco10k.py")
     parser.add_argument("--splits", nargs="+", type=int, metavar="I", help="splits to run (default: all of the protocol)")
     parser.add_argument("--pretrained", metavar="FILE", help="backbone file instead of the config's")
-    launchers = ("none", "pytorch", "slurm")
-    parser.add_argument("--launcher", choices=launchers, help="default: pytorch under torchrun, otherwise none")
+    add_launcher_argument(parser)
     add_config_arguments(parser, data_root_help="folder of the detection data set, instead of the config's")
     args = parser.parse_args()
     from loco_det.experiment.inputs import detection_configs

@@ -87,10 +87,10 @@ def draw(name: str, args: Namespace) -> Mapping[str, Drawing]:
 
         return {"units": draw_units(args.paths)}
     if name == "costs":
-        from pretrain.engine.cli import encoder_spec
+        from pretrain.engine.cli import parse_encoder
         from pretrain.figures.costs import draw_memory_savings, draw_stage_costs
 
-        encoders = {path: encoder_spec(path) for path in args.paths}
+        encoders = {path: parse_encoder(path) for path in args.paths}
         return {"costs_stages": draw_stage_costs(encoders, args.image_size),
                 "costs_memory": draw_memory_savings(encoders, args.batch_size, args.image_size)}
     if name == "embed":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from loco_det.datasets.cityscapes import check_ground_truth_exists
 from loco_det.datasets.coco import category_names, derive, load_annotations
 from loco_det.experiment.config import dataset_options, detector_config, detector_tasks, evaluators, measured_tasks
-from loco_det.experiment.inputs import check_processes, missing_data, use_encoder
+from loco_det.experiment.inputs import REGISTRATION, check_processes, missing_data, use_encoder
 from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import (
@@ -33,7 +33,6 @@ from pretrain.engine.work_dir import check_writable, write_json
 from pretrain.results.store import DETECTION
 
 NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
-REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
 _KEPT_KEYS = ("default_scope", "env_cfg", "log_processor", "val_dataloader", "val_cfg")
 
 

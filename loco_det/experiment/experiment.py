@@ -26,7 +26,15 @@ from loco_det.datasets.cityscapes import check_ground_truth_exists
 from loco_det.datasets.coco import category_difference, category_names, derive, load_annotations
 from loco_det.datasets.splits import select_image_ids, split_record
 from loco_det.experiment.config import Split, measured_tasks, split_config, split_dir
-from loco_det.experiment.inputs import check_backbone, check_buildable, check_files, check_processes, check_splits
+from loco_det.experiment.inputs import (
+    ERROR_FILE,
+    REGISTRATION,
+    check_backbone,
+    check_buildable,
+    check_files,
+    check_processes,
+    check_splits,
+)
 from pretrain.data.synthetic import ensure_configured
 from pretrain.distributed import comm
 from pretrain.engine.checkpoints import checkpoint_files, file_sha256, load_checkpoint, newest_intact
@@ -36,8 +44,6 @@ from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerp
 from pretrain.errors import RunFailedError, RunInterrupted
 from pretrain.results.store import DETECTION, measurement, new_record, read_record, write_record
 
-REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
-ERROR_FILE = "error.txt"  # of a split
 # Of a config, by dotted names: what runs whose results stand side by side need not have in common, because the backbone
 # decides it, it is in the identity, or it does not change what is computed.
 NOT_PROTOCOL = (

@@ -1,6 +1,6 @@
 """What the command line asks of a detection experiment, and whether all that it needs fits, before anything trains.
 
-Nothing here takes seconds to import, hence the imports in functions: a missing file must not wait for torch and mmdet.
+Nothing here takes seconds to import, so some imports are in functions: a missing file must not wait for torch and mmdet.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pretrain.engine.cli import load_config, note
 RANDOM_INIT = "random"  # the method without a checkpoint
 NEEDED_KEYS = ("model", "data", "protocol", "pretrained", "train_dataloader", "train_cfg")
 DEFAULT_WORK_DIR = "work_dirs"
+REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
+ERROR_FILE = "error.txt"  # of a split that failed
 
 
 def detection_configs(args: argparse.Namespace) -> list[Config]:

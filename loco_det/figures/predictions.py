@@ -22,7 +22,8 @@ from pycocotools import mask as coco_mask
 
 from loco_det.datasets.coco import derive, load_annotations
 from loco_det.experiment.config import dataset_options, detector_config
-from loco_det.experiment.evaluate import REGISTRATION, check_record, load_detector, read_detector
+from loco_det.experiment.evaluate import check_record, load_detector, read_detector
+from loco_det.experiment.inputs import REGISTRATION
 from pretrain.engine.checkpoints import checkpoint_files
 from pretrain.engine.work_dir import RECORD_NAME, write_json
 from pretrain.results.store import Record, read_record

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from loco_det.experiment.inputs import ERROR_FILE
 from pretrain.engine.checkpoints import checkpoint_files
 from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.results.method import dataset_name, leaves, shown_method, unique_labels
@@ -17,7 +18,6 @@ from pretrain.results.store import DETECTION, PRETRAINING, Record, find_records,
 from pretrain.results.table import Results, general_table
 
 FINISHED, UNFINISHED, FAILED = "finished", "unfinished", "failed"
-ERROR_FILE = "error.txt"  # of a split: loco_det.experiment.experiment's
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ReportInputs:
     """What a report is made of.
 
     Attributes:
@@ -101,7 +101,7 @@ class Inputs:
         return [record for record in self.records if record.kind not in (PRETRAINING, DETECTION)]
 
 
-def read_inputs(directories: Iterable[str | Path]) -> Inputs:
+def read_inputs(directories: Iterable[str | Path]) -> ReportInputs:
     """Reads all records below some folders.
 
     Raises:
@@ -128,7 +128,7 @@ def read_inputs(directories: Iterable[str | Path]) -> Inputs:
         records.append(record)
         runs += [run] if run else []
     frame, conflicts = frame_of(records)
-    return Inputs(directories, records, frame, labels, runs, [*issues, *conflicts])
+    return ReportInputs(directories, records, frame, labels, runs, [*issues, *conflicts])
 
 
 def _run(record: Record, label: str) -> Run | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from loco_det.figures.ap_bars import draw_ap
 from loco_det.figures.detections import draw_detections
-from loco_det.report.runs import FINISHED, Inputs, Run, command_text, dataset_of, read_inputs
+from loco_det.report.runs import FINISHED, ReportInputs, Run, command_text, dataset_of, read_inputs
 from pretrain.engine.checkpoints import checkpoint_files
 from pretrain.engine.cli import note
 from pretrain.figures.analyses import draw_probes, draw_spectrum
@@ -30,7 +30,7 @@ WEAK_AP = 20.0  # points; of weaker detectors, which give all they find a low sc
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A table of texts. ``folded`` ones show only their title at first; the first ``labels`` columns name a row."""
 
     title: str
@@ -56,7 +56,7 @@ class Section:
     """A part of the report under a heading."""
 
     title: str
-    tables: list[Table] = field(default_factory=list)
+    tables: list[TextTable] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
 
 
@@ -70,7 +70,7 @@ class Report:
         missing: title and reason of every part that the report would have.
     """
 
-    inputs: Inputs
+    inputs: ReportInputs
     sections: list[Section] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
 
@@ -80,14 +80,14 @@ class Report:
         return {f"section-{place}": section.title for place, section in enumerate(self.sections)
                 if section.tables or section.pictures}
 
-    def add_section(self, title: str, *parts: tuple[Callable[..., Iterable[Table | Picture]], Any]) -> None:
+    def add_section(self, title: str, *parts: tuple[Callable[..., Iterable[TextTable | Picture]], Any]) -> None:
         """Adds a section of what functions yield; where one raises, what it would have added is missing, and why."""
         section = Section(title)
         self.sections.append(section)
         for make, *args in parts:
             try:
                 for part in make(self, *args):
-                    (section.tables if isinstance(part, Table) else section.pictures).append(part)
+                    (section.tables if isinstance(part, TextTable) else section.pictures).append(part)
             except Exception as error:  # no part may cost its reader the others
                 name = make.__name__.strip("_").replace("_", " ")
                 if not isinstance(error, ValueError | OSError):
@@ -109,25 +109,25 @@ def make_report(directories: Sequence[str | Path], gallery: int, data_root: str 
     return report
 
 
-def runs(report: Report) -> Iterator[Table]:
+def runs(report: Report) -> Iterator[TextTable]:
     """Every run in a line."""
     found = report.inputs.runs
     if not found:
         raise ValueError("no work directory of a pretraining or a detection experiment (run.json) was found")
     header = ["Run", "Kind", "Method", "Data", "State", "Progress", "Duration (min)", "Revision", "Machine"]
-    yield Table("Runs", header, [
+    yield TextTable("Runs", header, [
         [str(run.path), run.record.kind, run.method, dataset_of(run.record), run.state, run.progress, _minutes(run.seconds),
          _revision(run.record.content), run.record.content.get("machine", "")] for run in found])
 
 
-def evaluations(report: Report) -> Iterator[Table]:
+def evaluations(report: Report) -> Iterator[TextTable]:
     """Every evaluation and analysis in a line."""
     header = ["Record", "Protocol", "Method", "Data", "Duration (min)", "Revision", "Command"]
     rows = [[str(record.path), record.content["protocol"]["name"], report.inputs.labels[record.method["key"]],
              dataset_of(record), _minutes(record.content.get("duration_s")), _revision(record.content),
              command_text(record.content.get("argv") or [])] for record in report.inputs.evaluations]
     if rows:
-        yield Table("Evaluations and analyses", header, rows, folded=True)
+        yield TextTable("Evaluations and analyses", header, rows, folded=True)
 
 
 def _minutes(seconds: float | None) -> str:
@@ -138,7 +138,7 @@ def _revision(content: Mapping[str, Any]) -> str:
     return str(content.get("git_revision") or "")[:10]
 
 
-def results(report: Report) -> Iterator[Table]:
+def results(report: Report) -> Iterator[TextTable]:
     """The general table, each of the papers' that has results, accuracy after every stage, and AP by class and split."""
     inputs = report.inputs
     if inputs.frame.empty or (inputs.frame["kind"] == PRETRAINING).all():
@@ -163,11 +163,11 @@ def results(report: Report) -> Iterator[Table]:
         by_split[["seed", "split"]] = by_split[["seed", "split"]].astype("Int64")  # with missing seeds they are floats
         cells = by_split.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
         cells = cells.where(by_split.notna(), "")
-        yield Table("Every split", list(cells.columns), cells.to_numpy().tolist(), labels=4, folded=True)
+        yield TextTable("Every split", list(cells.columns), cells.to_numpy().tolist(), labels=4, folded=True)
 
 
-def _shown(table: engine.Table, folded: bool = False) -> Table:
-    return Table(table.title, headings(table), lines(table, PLAIN), len(table.label_titles), table.notes, folded)
+def _shown(table: engine.Table, folded: bool = False) -> TextTable:
+    return TextTable(table.title, headings(table), lines(table, PLAIN), len(table.label_titles), table.notes, folded)
 
 
 def ap_bars(report: Report) -> Iterator[Picture]:

@@ -111,7 +111,13 @@ def tool_parser(docstring: str) -> argparse.ArgumentParser:
     return parser
 
 
-def encoder_spec(text: str) -> str | dict:
+def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--launcher``."""
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"),
+                        help="default: pytorch under torchrun, otherwise none")
+
+
+def parse_encoder(text: str) -> str | dict:
     """What ``build_encoder`` takes for a tool's ``--encoder``: a registered name as it is, ``timm/NAME`` as timm's model."""
     library, _, name = text.partition("/")
     return dict(type="TimmEncoder", name=name) if library == "timm" and name else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pretrain.engine.cli import Overrides, encoder_spec
+from pretrain.engine.cli import Overrides, parse_encoder
 
 CHECKPOINT_HELP = "exported backbone, pretraining checkpoint, bare state dict, or the word random"
 SOURCE_NAMES = "folder, file_list, imagenet, cifar10, cifar100, stl10, fashion_mnist, webdataset, coco_objects"
@@ -47,7 +47,7 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 def encoder_of(args: argparse.Namespace) -> str | dict[str, Any] | None:
     """The encoder that the arguments name, with its options; None where they name none."""
-    return named(None if args.encoder is None else encoder_spec(args.encoder), args.encoder_options)
+    return named(None if args.encoder is None else parse_encoder(args.encoder), args.encoder_options)
 
 
 def source_of(args: argparse.Namespace) -> str | dict[str, Any]:

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from pretrain.distributed import comm
 from pretrain.encoders import Encoder
-from pretrain.engine.cli import encoder_spec
+from pretrain.engine.cli import parse_encoder
 from pretrain.engine.work_dir import check_writable, differing_keys
 from pretrain.eval.arguments import named
 from pretrain.eval.data import DEFAULT_IMAGE_SIZE, LabelledData, default_workers, load_labelled_data
@@ -24,7 +24,7 @@ from pretrain.eval.features import PooledFeatures, find_device, frozen, load_enc
 from pretrain.eval.finetune import MOMENTUM, fine_tuning
 from pretrain.eval.knn import nearest_neighbours
 from pretrain.eval.logistic import PENALTIES, logistic_probe
-from pretrain.eval.probes import MILESTONES, Corrupt, Stages, StateFile, adam_probe, linear_probe
+from pretrain.eval.probes import MILESTONES, Corrupt, StageResults, StateFile, adam_probe, linear_probe
 from pretrain.results.method import RANDOM, dataset_name
 from pretrain.results.store import EVALUATION, RecordError, measurement, new_record, read_record, write_record
 
@@ -48,7 +48,7 @@ class Protocol(NamedTuple):
     """
 
     name: str
-    run: Callable[..., tuple[Stages, Corrupt]]
+    run: Callable[..., tuple[StageResults, Corrupt]]
     defaults: Mapping[str, Any]
     facts: Mapping[str, Any]
     on_images: bool = False
@@ -119,7 +119,7 @@ class Inputs:
     def load_encoder(self) -> tuple[Encoder, dict[str, Any]]:
         """The encoder on its device and its origin, see :func:`~pretrain.eval.features.load_encoder`."""
         device = find_device(self.device)
-        encoder = encoder_spec(self.encoder) if isinstance(self.encoder, str) else self.encoder
+        encoder = parse_encoder(self.encoder) if isinstance(self.encoder, str) else self.encoder
         built, origin = load_encoder(self.file, named(encoder, self.encoder_options), self.seed)
         return built.to(device), origin
 
@@ -219,7 +219,7 @@ def recorded_options(method: Protocol, options: Mapping[str, Any]) -> dict[str, 
 def run_protocol(
     method: Protocol, options: Mapping[str, Any], encoder: Encoder, stages: tuple[str, ...], data: LabelledData,
     autocast: str | None, state: StateFile | None = None,
-) -> tuple[Stages, Corrupt]:
+) -> tuple[StageResults, Corrupt]:
     """Follows a protocol; unless it fine-tunes, the encoder is proved to be bit-identical afterwards."""
     with nullcontext() if method.run is fine_tuning else frozen(encoder):
         pooled = PooledFeatures(encoder, stages, autocast).to(next(encoder.parameters()).device).eval()

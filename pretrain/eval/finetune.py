@@ -11,7 +11,7 @@ from pretrain.distributed import comm
 from pretrain.distributed.sync_batchnorm import convert_batchnorm
 from pretrain.eval.data import LabelledData
 from pretrain.eval.features import PooledFeatures
-from pretrain.eval.probes import Classifiers, Corrupt, Stages, StateFile, train_on_images
+from pretrain.eval.probes import Classifiers, Corrupt, StageResults, StateFile, train_on_images
 
 MOMENTUM = 0.9
 
@@ -19,7 +19,7 @@ MOMENTUM = 0.9
 def fine_tuning(
     pooled: PooledFeatures, data: LabelledData, state: StateFile | None = None, *, epochs: int, batch_size: int, lr: float,
     weight_decay: float,
-) -> tuple[Stages, Corrupt]:
+) -> tuple[StageResults, Corrupt]:
     """Trains the encoder and a fresh linear classifier on its last stage end to end.
 
     SGD with Nesterov momentum, and a cosine from the initial learning rate to 0, step by step. With several processes,

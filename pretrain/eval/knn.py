@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pretrain.eval.data import LabelledData
 from pretrain.eval.features import PooledFeatures, extract_both
-from pretrain.eval.probes import Corrupt, Stages, count_hits, percentages
+from pretrain.eval.probes import Corrupt, StageResults, count_hits, percentages
 
 CHUNK_ELEMENTS = 1 << 24  # similarities computed at once, 64 MiB of float32
 
 
 def nearest_neighbours(
     pooled: PooledFeatures, data: LabelledData, *, k: int, temperature: float, batch_size: int
-) -> tuple[Stages, Corrupt]:
+) -> tuple[StageResults, Corrupt]:
     """Votes of the k nearest training images, weighted by ``exp(cosine similarity / temperature)``.
 
     Args:

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from pretrain.distributed import comm
 from pretrain.eval.data import LabelledData, rank_within_class
 from pretrain.eval.features import FeatureSet, PooledFeatures, extract_both
-from pretrain.eval.probes import Corrupt, Stages, count_hits, percentages
+from pretrain.eval.probes import Corrupt, StageResults, count_hits, percentages
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # coefficients of half the squared weights, from the strongest
 MAX_ITERATIONS = 1000
@@ -21,7 +21,7 @@ TOLERANCE = 1e-4  # of the largest gradient; scikit-learn's default
 MAX_FOLDS = 10
 
 
-def logistic_probe(pooled: PooledFeatures, data: LabelledData, *, batch_size: int) -> tuple[Stages, Corrupt]:
+def logistic_probe(pooled: PooledFeatures, data: LabelledData, *, batch_size: int) -> tuple[StageResults, Corrupt]:
     """scikit-learn's logistic regression on standardised features of images that are not augmented.
 
     A stage's result says which ``penalty`` was chosen, how many ``iterations`` the final fit took, and whether it has
@@ -34,7 +34,7 @@ def logistic_probe(pooled: PooledFeatures, data: LabelledData, *, batch_size: in
     """
     train, test = extract_both(pooled, data, batch_size)
 
-    def classify() -> Stages:
+    def classify() -> StageResults:
         return {name: classify_stage(train, test, name, data.num_classes, data.seed) for name in train.features}
 
     return comm.broadcast_from_rank0(classify), dict(train=train.corrupt, test=test.corrupt)

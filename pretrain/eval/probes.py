@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pretrain.data.dataset import check_corrupt
 from pretrain.distributed import comm
-from pretrain.engine.checkpoints import load_checkpoint
+from pretrain.engine.checkpoints import complete, load_checkpoint, partial_path
 from pretrain.engine.work_dir import differing_keys
 from pretrain.errors import RunFailedError
 from pretrain.eval.data import NO_LABEL, LabelledData, LabelledImages
 from pretrain.eval.features import FeatureSet, PooledFeatures, extract_both, progress
 
 MILESTONES = (3, 6, 9)  # tenths of the epochs after which the learning rate drops to a tenth: 30, 60 and 90 of 100
-Stages = dict[str, dict[str, Any]]  # by stage: top1, top5, train_top1 in percent, and whatever else belongs to it
+StageResults = dict[str, dict[str, Any]]  # by stage: top1, top5, train_top1 in percent, and whatever else belongs to it
 Corrupt = dict[str, int]  # how many images of train and test
 
 
@@ -50,7 +50,7 @@ class StateFile:
 
 def linear_probe(
     pooled: PooledFeatures, data: LabelledData, state: StateFile | None = None, *, epochs: int, batch_size: int, lr: float
-) -> tuple[Stages, Corrupt]:
+) -> tuple[StageResults, Corrupt]:
     """Linear classifiers on frozen features of augmented images; all stages are trained in one pass.
 
     Args:
@@ -68,7 +68,7 @@ def linear_probe(
 
 def adam_probe(
     pooled: PooledFeatures, data: LabelledData, *, epochs: int, batch_size: int, lr: float, weight_decay: float
-) -> tuple[Stages, Corrupt]:
+) -> tuple[StageResults, Corrupt]:
     """Linear classifiers on frozen features that are extracted once, trained by Adam.
 
     The paper names loss, optimizer, batch size and epochs. It leaves open, and we choose: training images are not augmented
@@ -143,7 +143,7 @@ def train_on_images(
     batch_size: int,
     state: StateFile | None = None,
     drop_last: bool = False,
-) -> tuple[Stages, Corrupt]:
+) -> tuple[StageResults, Corrupt]:
     """Trains on augmented images and measures the last epoch's classifiers; ``train_top1`` is over its augmented views."""
     loader, test_loader = data.train_loader(batch_size, drop_last), data.test_loader(batch_size)
     train_top1 = fit(model, loader, optimizer, learning_rate, epochs, state)
@@ -247,10 +247,9 @@ def _save(state: StateFile | None, model: nn.Module, optimizer: torch.optim.Opti
     if state is None or comm.rank() > 0:
         return
     state.path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = state.path.with_name(state.path.name + ".partial")
     torch.save(dict(model=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, train_top1=top1,
-                    settings=json.dumps(state.settings)), partial_file)
-    partial_file.replace(state.path)
+                    settings=json.dumps(state.settings)), partial_path(state.path))
+    complete(state.path)
 
 
 def _restore(state: StateFile | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
@@ -270,7 +269,7 @@ def _restore(state: StateFile | None, model: nn.Module, optimizer: torch.optim.O
 
 
 @torch.no_grad()
-def measure(model: Classifiers, batches: Iterable[tuple[Any, Tensor]]) -> Stages:
+def measure(model: Classifiers, batches: Iterable[tuple[Any, Tensor]]) -> StageResults:
     """Top-1 and top-5 accuracy in percent by stage; every process passes its share of the images."""
     model.eval()
     device = next(model.parameters()).device

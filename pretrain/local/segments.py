@@ -28,16 +28,16 @@ def check_recompute(recompute: str) -> None:
         raise unknown_name("recompute mode", recompute, RECOMPUTE)
 
 
-def subsegments(
+def segment_parts(
     encoder: Encoder, start: int, end: int, recompute: str, autocast: Callable[[], AbstractContextManager] = nullcontext
-) -> list[Subsegment]:
+) -> list[SegmentPart]:
     """The parts into which a recompute mode cuts the segment ``[start, end)``; the stem counts as a block of its own."""
     if recompute != "block":
-        return [Subsegment([layer for i in range(start, end) for layer in encoder.block(i)], recompute, autocast)]
+        return [SegmentPart([layer for i in range(start, end) for layer in encoder.block(i)], recompute, autocast)]
     blocks = [list(encoder.block(i)) for i in range(start, end)]
     if start == 0 and len(blocks[0]) > 1:
         blocks[:1] = [blocks[0][:-1], blocks[0][-1:]]
-    return [Subsegment(layers, recompute, autocast) for layers in blocks]
+    return [SegmentPart(layers, recompute, autocast) for layers in blocks]
 
 
 class GradientSource(torch.autograd.Function):
@@ -74,7 +74,7 @@ class RandomState:
             yield
 
 
-class Subsegment:
+class SegmentPart:
     """Layers of the encoder with one autograd graph, which can be dropped and built again.
 
     Args:
@@ -174,7 +174,7 @@ class Segment:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.start, self.end = start, end
-        self.parts = subsegments(encoder, start, end, recompute, autocast)
+        self.parts = segment_parts(encoder, start, end, recompute, autocast)
         self.output: Tensor | None = None  # detached
 
     def forward(self, x: Tensor, with_graph: bool, input_grad: bool, backward_follows: bool) -> None:
@@ -192,7 +192,7 @@ class Segment:
         self.output = x
 
     def backward(self, grad: list[Tensor], weights: bool, to_input: bool, keep: bool) -> None:
-        """See :meth:`Subsegment.backward`; here for the segment as a whole."""
+        """See :meth:`SegmentPart.backward`; here for the segment as a whole."""
         if not keep:
             self.output = None
         for part in reversed(self.parts):

@@ -36,7 +36,7 @@ DATASET_TITLES = {"coco": "COCO", "cityscapes": "Cityscapes", "coco10k": "COCO-1
                   "fashion_mnist": "Fashion-MNIST"}
 PROTOCOL_TITLES = {"detection": "", "linear": "linear", "linear_cached": "linear (cached features)",
                    "linear_adam": "linear (Adam)", "knn": "kNN", "finetune": "fine-tuned", "memory": ""}
-ENCODERS = ("ResNet-50", "ShuffleNet v2-50", "PResNet-50")  # first in the order of rows
+PAPER_ENCODERS = ("ResNet-50", "ShuffleNet v2-50", "PResNet-50")  # first in the order of rows
 ROUNDING = 0.1  # points that a difference of rounded values may be off the rounded difference
 Group = tuple[str, str]  # key of the method, and setting as JSON
 
@@ -287,7 +287,7 @@ class Results:
     def _order(self, group: Group) -> tuple:
         setting = self.setting(group)
         encoder = encoder_label(setting["encoder"]) if "encoder" in setting else ""
-        place = ENCODERS.index(encoder) if encoder in ENCODERS else len(ENCODERS)
+        place = PAPER_ENCODERS.index(encoder) if encoder in PAPER_ENCODERS else len(PAPER_ENCODERS)
         return (place, encoder, setting.get("epochs") or 0, setting.get("epochs_done") or 0,
                 shown_method(self.methods[group[0]]).order, group)
 

@@ -12,7 +12,7 @@ from torchvision.models import resnet50
 
 from pretrain.costs.complexity import BATCH, stage_complexity, unit_macs
 from pretrain.encoders import Encoder, build_encoder
-from pretrain.engine.cli import encoder_spec
+from pretrain.engine.cli import parse_encoder
 from pretrain.local.units import LocalUnit, build_units
 from tests.conftest import assert_one_line_error
 
@@ -45,7 +45,7 @@ def test_computation_of_table_6(name, gflops, percent):
     assert [*complexity.percent("flops").values()] == pytest.approx(percent, abs=0.2)
 
 
-@pytest.mark.parametrize("spec", ["resnet18", "shufflenet_v2_50", encoder_spec("timm/convnext_atto")])
+@pytest.mark.parametrize("spec", ["resnet18", "shufflenet_v2_50", parse_encoder("timm/convnext_atto")])
 def test_units_add_up_to_what_stages_cost(spec):
     """Units that are the stages cost what the stages do, the whole what all do, and overlapping ones what both reach."""
     encoder = build_encoder(spec)
@@ -79,7 +79,7 @@ def test_totals_are_torchvisions():
     assert [stage.out_shape for stage in complexity.stages] == [(256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7)]
 
 
-@pytest.mark.parametrize("spec", ["resnet18", "presnet50", "shufflenet_v2_50", encoder_spec("timm/convnext_atto")])
+@pytest.mark.parametrize("spec", ["resnet18", "presnet50", "shufflenet_v2_50", parse_encoder("timm/convnext_atto")])
 def test_flops_are_those_of_the_formula(spec):
     """Outputs times inputs per output, noted by every convolution and linear layer on a real image."""
     encoder = build_encoder(spec).eval()
@@ -103,7 +103,7 @@ def test_counts_of_a_network_small_enough_to_do_by_hand():
     assert (first.flops, second.flops) == (36 * (4 * 27 + 8 * 4), 4 * 8 * 72)
 
 
-@pytest.mark.parametrize("spec", ["resnet18", "presnet50", "shufflenet_v2_50", encoder_spec("timm/convnext_atto")])
+@pytest.mark.parametrize("spec", ["resnet18", "presnet50", "shufflenet_v2_50", parse_encoder("timm/convnext_atto")])
 def test_activations_are_those_of_a_real_run(spec):
     """What autograd saves on real images, told apart by address instead of by storage."""
     encoder = build_encoder(spec).train()
@@ -134,9 +134,9 @@ def test_the_encoder_stays_as_it_is():
 
 def test_squeezed_maps_and_trunk_layers():
     """Squeeze-and-excitation counts at its own size; timm's downsampling between stages is no residual branch."""
-    first = stage_complexity(build_encoder(encoder_spec("timm/regnety_002")), 64).stages[0]
+    first = stage_complexity(build_encoder(parse_encoder("timm/regnety_002")), 64).stages[0]
     assert first.memory_elements == 3 * 24 * 16 * 16 + 8 + 24  # three convolutions; reduction to 8 channels and back
-    second = stage_complexity(build_encoder(encoder_spec("timm/convnext_atto")), 64).stages[1]
+    second = stage_complexity(build_encoder(parse_encoder("timm/convnext_atto")), 64).stages[1]
     assert second.memory_elements == 2 * (80 + 320 + 80) * 8 * 8  # two blocks: depthwise 7x7 and an MLP
 
 
