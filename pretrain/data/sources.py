@@ -209,7 +209,7 @@ class ImageFolder(ImageFiles):
             index = {name: label for label, name in enumerate(self.classes)}
             found = [path.partition(os.sep)[0] for path in paths]
             if unknown := sorted(set(found) - set(self.classes)):
-                raise ValueError(f"{root} has the class folder {unknown[0]}, which {train} has not; both need the same")
+                raise ValueError(f"{root} has the class folder {unknown[0]}, which {train} lacks; both need the same")
             self.labels = np.array([index[name] for name in found], dtype=np.int64)
 
     @classmethod
