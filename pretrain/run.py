@@ -231,7 +231,7 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
         **start,
         randomness=dict(config.get("randomness", {}), seed=seed),
         launcher=launcher if comm.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
-    )))
+    ), format_python_code=False))  # yapf would format it for the log, for each dump and for every checkpoint
     with comm.main_process_first(), _naming("train_dataloader"):
         assert runner.train_loop is not None  # builds the data set
     _check_images(runner, config, resumed)

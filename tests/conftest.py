@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if not (ROOT / "configs").is_dir() and ("repository" in item.keywords or "run_tool" in item.fixturenames):
             item.add_marker(pytest.mark.skip(reason="needs the repository"))
+
+
+def pytest_collection_finish():
+    """Garbage collections while tests run need not look at all imported modules again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -82,21 +89,16 @@ def image_folder(tmp_path) -> Path:
 def run_tool(tmp_path_factory):
     """Runs ``tools/<name>.py`` from the project's root as a user does, and returns the finished process.
 
-    In a process of its own that begins with torch and mmengine imported, which saves seconds each time.
+    In a process of its own, or several that torchrun might have started, that begin with the libraries imported, which saves
+    seconds each time.
     """
-    from tests.pretrain.preloaded_processes import PreloadedProcess
+    from tests.pretrain.processes import run_script
 
     def run(
-        name: str, *args: object, timeout: float = 300, env: Mapping[str, str] = MappingProxyType({})
+        name: str, *args: object, timeout: float = 300, env: Mapping[str, str] = MappingProxyType({}), processes: int = 1
     ) -> subprocess.CompletedProcess:
         log = tmp_path_factory.mktemp("tool") / name
-        process = PreloadedProcess(f"tools/{name}.py", [str(arg) for arg in args], log, env)
-        try:
-            stdout, stderr = process.communicate(timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return run_script(f"tools/{name}.py", [str(arg) for arg in args], log, env, processes, timeout)
 
     return run
 

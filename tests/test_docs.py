@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.conftest import ROOT, TINY_SET
+from tests.pretrain.processes import run_script
 
 pytestmark = pytest.mark.repository
 
@@ -97,9 +96,7 @@ def run_command(command: str, folder: Path) -> None:
         command, python_path = command.removeprefix("PYTHONPATH=. "), f".{os.pathsep}{ROOT}"
     _, tool, *arguments = command.partition("  #")[0].split()
     arguments += SMALL_RUN.get(Path(tool).name, [])
-    environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
-    command_line = [sys.executable, tool, *arguments]
-    finished = subprocess.run(command_line, cwd=folder, env=environment, capture_output=True, text=True)
+    finished = run_script(tool, arguments, folder / "log", {"PYTHONPATH": python_path}, cwd=folder)
     assert finished.returncode == 0, f"{command}\n{finished.stderr[-3000:]}"
 
 

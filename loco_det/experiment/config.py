@@ -84,7 +84,8 @@ def split_config(
     plain["work_dir"] = str(split_dir(config, split.index))
     plain["experiment_name"] = f"{Path(config.work_dir).name}_split{split.index}_{time.time_ns()}"
     plain["randomness"] = dict(seed=split.seed)
-    return Config(dict(plain, resume=checkpoint is not None, load_from=None if checkpoint is None else str(checkpoint)))
+    resuming = dict(resume=checkpoint is not None, load_from=None if checkpoint is None else str(checkpoint))
+    return Config(dict(plain, **resuming), format_python_code=False)  # yapf would take seconds for logs, dumps, checkpoints
 
 
 def detector_config(config: Config, classes: Sequence[str]) -> dict[str, Any]:

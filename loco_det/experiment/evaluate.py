@@ -194,7 +194,7 @@ def _evaluation_config(
         default_hooks=dict(param_scheduler=None, checkpoint=None),
         custom_hooks=[dict(type="ProgressBarHook")],
         launcher="none",  # without gradients nothing needs a wrapper: loader and metrics share among processes by themselves
-    ))
+    ), format_python_code=False)  # yapf would take as long as the evaluation of many images
 
 
 def _metrics_of(prefix: str, metrics: Mapping[str, float]) -> dict[str, float | None]:

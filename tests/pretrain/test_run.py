@@ -20,6 +20,7 @@ from pretrain.results.store import DETECTION, new_record, write_record
 from pretrain.run import _identity, _resolve, per_rank_config, pretrain, use_data_root
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.eval.written import identity_of_config
+from tests.pretrain.processes import run_script
 
 pytestmark = pytest.mark.repository
 
@@ -36,8 +37,8 @@ def options(folder, work_dir, *more):
 def finished_run(tmp_path_factory, synthetic_root):
     """One undisturbed run of three epochs that kept every epoch's checkpoint."""
     work_dir = tmp_path_factory.mktemp("run") / "loco"
-    command = [sys.executable, "tools/pretrain.py", CONFIG, *options(synthetic_root / "unlabeled2017", work_dir)]
-    finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    arguments = [CONFIG, *options(synthetic_root / "unlabeled2017", work_dir)]
+    finished = run_script("tools/pretrain.py", list(map(str, arguments)), work_dir.with_name("log"), {})
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == str(work_dir / "epoch_3.pth")
     return work_dir
@@ -259,15 +260,13 @@ def losses_of(work_dir) -> list[float]:
 
 
 @pytest.mark.slow
-def test_torchrun_computes_what_one_process_does(tmp_path, synthetic_root):
+def test_two_processes_compute_what_one_does(tmp_path, synthetic_root, run_tool):
     """Two processes share the batch: the logged losses are those of one, and so is the batch norm's mean."""
     small = ["optim_wrapper.optimizer._delete_=True", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.001",
              "default_hooks.logger.interval=1", "log_processor.window_size=1", "train_dataloader.batch_size=12"]
     for name, processes in (("one", 1), ("two", 2)):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-        command = [*torchrun, "tools/pretrain.py", CONFIG,
-                   *options(synthetic_root / "unlabeled2017", tmp_path / name), *small]
-        finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
+        finished = run_tool("pretrain", CONFIG, *options(synthetic_root / "unlabeled2017", tmp_path / name), *small,
+                            processes=processes)
         assert finished.returncode == 0, finished.stderr
         assert finished.stdout.strip() == str(tmp_path / name / "epoch_3.pth")  # one process speaks
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=2e-3)

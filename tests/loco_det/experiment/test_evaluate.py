@@ -6,8 +6,6 @@ import contextlib
 import copy
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -235,7 +233,7 @@ def test_the_tool_prints_the_numbers_of_the_training_run(synthetic_root, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(config, checkpoint, synthetic_root, tmp_path):
+def test_two_processes_find_what_one_finds(config, checkpoint, synthetic_root, tmp_path, run_tool):
     """Five images, which two processes cannot share evenly: one of them is evaluated twice and counts once."""
     content = json.loads((synthetic_root / VAL).read_text())
     left_out = content["images"].pop()["id"]
@@ -244,10 +242,8 @@ def test_two_processes_find_what_one_finds(config, checkpoint, synthetic_root, t
     there = copy.deepcopy(config)
     use_data_root(there, str(root))
     alone = evaluate_checkpoint(there, checkpoint, tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "tools/test_det.py",
-               CONFIG, checkpoint, "--data-root", root, "--dump", tmp_path / "two",
-               "--cfg-options", "val_dataloader.batch_size=1"]
-    finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    finished = run_tool("test_det", CONFIG, checkpoint, "--data-root", root, "--dump", tmp_path / "two", "--cfg-options",
+                        "val_dataloader.batch_size=1", processes=2)
     assert finished.returncode == 0, finished.stderr
     together = json.loads(finished.stdout)
     for task in ("bbox", "segm"):

@@ -31,6 +31,7 @@ from pretrain.results.method import standard_method
 from pretrain.results.store import read_record, read_rows
 from tests.conftest import ROOT, TINY_SET, assert_one_line_error
 from tests.pretrain.fault_hook import fault
+from tests.pretrain.processes import run_script
 
 pytestmark = pytest.mark.repository
 
@@ -71,9 +72,9 @@ def backbone(tmp_path_factory):
 def finished(tmp_path_factory, synthetic_root, backbone):
     """Splits 1 and 3 of a pretrained run, in a work directory of their own; returns (work_dir, process)."""
     work_dir = tmp_path_factory.mktemp("det") / "loco"
-    command = [sys.executable, "tools/train_det.py", LOCO, "--data-root", synthetic_root, "--pretrained", backbone,
-               "--work-dir", work_dir, "--splits", "3", "1", "--cfg-options", *SMALL]
-    process = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
+    arguments = [LOCO, "--data-root", synthetic_root, "--pretrained", backbone, "--work-dir", work_dir, "--splits", 3, 1,
+                 "--cfg-options", *SMALL]
+    process = run_script("tools/train_det.py", list(map(str, arguments)), work_dir.with_name("log"), {})
     assert process.returncode == 0, process.stderr
     return work_dir, process
 

@@ -1,14 +1,10 @@
-"""The detector in two gloo processes: the same weights everywhere, statistics over the global batch; through torchrun."""
+"""The detector in two gloo processes: the same weights everywhere, statistics over the global batch; through the tool."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -33,7 +29,7 @@ from pretrain.results.store import read_record
 from tests.conftest import ROOT
 from tests.loco_det.experiment.test_experiment import FINE_TUNED, measured
 from tests.pretrain.fault_hook import fault
-from tests.pretrain.processes import run_in_processes
+from tests.pretrain.processes import run_in_processes, run_script
 
 pytestmark = pytest.mark.repository
 
@@ -110,13 +106,6 @@ def test_two_processes_agree_and_normalise_over_the_global_batch(shares, one_pro
             torch.testing.assert_close(value, one_process[name], rtol=1e-4, atol=1e-5)
 
 
-def torchrun(*arguments: object, env: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess:
-    """``tools/train_det.py`` in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "tools/train_det.py"]
-    return subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", **env})
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     """One split, fine-tuned for four iterations."""
@@ -129,11 +118,12 @@ def config(tmp_path_factory) -> Path:
 def pair(config, synthetic_root, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The work directory of two processes, and how they ended."""
     work_dir = tmp_path_factory.mktemp("pair") / "w"
-    return work_dir, torchrun(config, "--data-root", synthetic_root, "--work-dir", work_dir)
+    arguments = [str(config), "--data-root", str(synthetic_root), "--work-dir", str(work_dir)]
+    return work_dir, run_script("tools/train_det.py", arguments, work_dir.with_name("log"), {}, processes=2)
 
 
 @pytest.mark.slow
-def test_torchrun_trains_one_detector_on_the_batches_of_one_process(config, synthetic_root, pair, tmp_path, run_tool):
+def test_two_processes_train_one_detector_on_the_batches_of_one(config, synthetic_root, pair, tmp_path, run_tool):
     """One record and log. After an iteration the statistics of backbone and FPN are those of one process: the images are the
     same, and so was the normalisation over both processes' halves."""
     work_dir, finished = pair
@@ -144,8 +134,9 @@ def test_torchrun_trains_one_detector_on_the_batches_of_one_process(config, synt
     record = read_record(work_dir / "split_0" / "run.json").content
     assert (record["iterations"], record["processes"], record["repetition"]) == (4, 2, {"split": 0})
     one_iteration = ["--data-root", synthetic_root, "--cfg-options", "train_cfg.max_iters=1"]
-    assert run_tool("train_det", config, "--work-dir", tmp_path / "one", *one_iteration).returncode == 0
-    assert torchrun(config, "--work-dir", tmp_path / "two", *one_iteration).returncode == 0
+    for processes, name in ((1, "one"), (2, "two")):
+        finished = run_tool("train_det", config, "--work-dir", tmp_path / name, *one_iteration, processes=processes)
+        assert finished.returncode == 0, finished.stderr
     one, two = (load_checkpoint(tmp_path / name / "split_0" / "epoch_1.pth")["state_dict"] for name in ("one", "two"))
     statistics = [name for name in one if name.startswith(("backbone", "neck")) and "running" in name]
     assert len(statistics) > 40
@@ -154,13 +145,13 @@ def test_torchrun_trains_one_detector_on_the_batches_of_one_process(config, synt
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_they_were(config, synthetic_root, pair, tmp_path):
+def test_two_processes_go_on_where_they_were(config, synthetic_root, pair, tmp_path, run_tool):
     """The second one gets SIGTERM; resumed, both end with the undisturbed pair's result and weights."""
     arguments = [config, "--data-root", synthetic_root, "--work-dir", tmp_path / "w", "--resume"]
-    stopped = torchrun(*arguments, env=fault("before_train_iter", 3, signal.SIGTERM, process=1))
+    stopped = run_tool("train_det", *arguments, env=fault("before_train_iter", 3, signal.SIGTERM, process=1), processes=2)
     assert stopped.returncode != 0
     assert "stopped by SIGTERM after iteration 3 of 4" in stopped.stderr
-    resumed = torchrun(*arguments)
+    resumed = run_tool("train_det", *arguments, processes=2)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed epoch: 0, iter: 3" in resumed.stderr
     assert measured(tmp_path / "w") == measured(pair[0])
@@ -170,10 +161,10 @@ def test_two_processes_go_on_where_they_were(config, synthetic_root, pair, tmp_p
 
 
 @pytest.mark.slow
-def test_what_processes_cannot_do_is_told_before_anything_is_claimed(config, synthetic_root, tmp_path):
+def test_what_processes_cannot_do_is_told_before_anything_is_claimed(config, synthetic_root, tmp_path, run_tool):
     """A batch of 3 for two processes."""
     arguments = [config, "--data-root", synthetic_root, "--work-dir", tmp_path / "w"]
-    odd = torchrun(*arguments, "--cfg-options", "train_dataloader.batch_size=3")
+    odd = run_tool("train_det", *arguments, "--cfg-options", "train_dataloader.batch_size=3", processes=2)
     assert odd.returncode != 0
     assert "train_dataloader.batch_size is 3" in odd.stderr and "choose a multiple of 2" in odd.stderr
     assert not (tmp_path / "w").exists()

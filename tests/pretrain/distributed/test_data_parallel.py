@@ -43,7 +43,7 @@ def train(options: dict, batch_size: int, train_alone: bool = False) -> dict:
     rank, world_size = comm.rank(), comm.world_size()
     torch.manual_seed(rank)  # only the first process's weights may count
     options = {"objective": dict(type="NTXent", temperature=0.5), **options}
-    learner = LocalContrastiveLearner(dict(type="resnet18", stem="small", width=16), **options).double()
+    learner = LocalContrastiveLearner(dict(type="resnet18", stem="small", width=8), **options).double()
     learner.normalise = lambda images: ((images.double() - learner.mean) / learner.std)
     model = DataParallelLearner(learner) if world_size > 1 else learner
     model.train()

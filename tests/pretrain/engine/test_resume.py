@@ -22,7 +22,7 @@ from pretrain.engine.checkpoints import RECORD_KEY, checkpoint_files, load_check
 from pretrain.engine.hooks import AtomicCheckpointHook
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.fault_hook import MOMENTS, fault
-from tests.pretrain.preloaded_processes import PreloadedProcess
+from tests.pretrain.processes import PreloadedProcess
 
 Started = subprocess.Popen | PreloadedProcess
 ITERATIONS = 15  # an epoch
