@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,9 @@ from pretrain.data.synthetic_scenes import SyntheticConfig
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads, here or in tools that tests start, cost time
     os.environ["OMP_NUM_THREADS"] = "1"
+
+# A hundred YAML files of mmdet, which mmengine reads again for every config that has one of mmdet's as its base.
+mmengine.config.utils._get_cfg_metainfo = functools.cache(mmengine.config.utils._get_cfg_metainfo)
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("local", "objectives", "data", "results")  # rooms: units and executor, objectives, data, tables

@@ -22,9 +22,8 @@ from pretrain.engine.checkpoints import RECORD_KEY, checkpoint_files, load_check
 from pretrain.engine.hooks import AtomicCheckpointHook
 from tests.conftest import ROOT, assert_one_line_error
 from tests.pretrain.fault_hook import MOMENTS, fault
-from tests.pretrain.processes import PreloadedProcess
+from tests.pretrain.processes import PreloadedProcess, run_script
 
-Started = subprocess.Popen | PreloadedProcess
 ITERATIONS = 15  # an epoch
 # A schedule step each iteration, momentum, batch norm, and a network that draws random numbers in the main process.
 CONFIG = f"""
@@ -33,7 +32,8 @@ custom_imports = dict(imports=["pretrain.run", "tests.pretrain.fault_hook"])
 custom_hooks = [dict(type="FaultHook")]
 max_epochs = 3
 train_cfg = dict(max_epochs=max_epochs)
-model = dict(encoder=dict(type="TimmEncoder", name="resnet10t", drop_path_rate=0.2, _delete_=True))
+model = dict(encoder=dict(type="TimmEncoder", name="resnet10t", channels=(32, 64, 128, 256),
+                          drop_path_rate=0.2, _delete_=True))
 train_dataloader = dict(batch_size=4, dataset=dict(views=dict(size=16)))
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-3))
 param_scheduler = [
@@ -44,6 +44,7 @@ default_hooks = dict(checkpoint=dict(interval_iters=2))
 """
 WORKERS = {0: ["train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"],
            1: ["train_dataloader.num_workers=1"]}
+PAIR = dict(workers=0, overrides=["train_dataloader.batch_size=12"])
 pytestmark = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="workers outlive SIGTERM on Linux only")
 
 
@@ -60,25 +61,31 @@ class Pretraining:
             pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
 
-    def start(self, work_dir: Path, workers: int = 1, processes: int = 1, env: Mapping[str, str] = MappingProxyType({}),
-              overrides: Sequence[str] = ()) -> Started:
-        """A process, or torchrun with several, at the head of its own process group; it starts or resumes."""
-        arguments = [str(self.config), "--resume", "--data-root", str(self.folder / "images"), "--work-dir", str(work_dir),
-                     "--cfg-options", *WORKERS[workers], *overrides]
-        if processes == 1:
-            return PreloadedProcess("tools/pretrain.py", arguments, self.folder / "log", env)
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        return subprocess.Popen([*torchrun, "tools/pretrain.py", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                                stderr=subprocess.PIPE, start_new_session=True,
-                                env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+    def arguments(self, work_dir: Path, workers: int = 1, overrides: Sequence[str] = ()) -> list[str]:
+        """Of ``tools/pretrain.py``, which starts or resumes."""
+        return [str(self.config), "--resume", "--data-root", str(self.folder / "images"), "--work-dir", str(work_dir),
+                "--cfg-options", *WORKERS[workers], *overrides]
+
+    def start(self, work_dir: Path, env: Mapping[str, str] = MappingProxyType({}), **options) -> PreloadedProcess:
+        """A process at the head of its own process group."""
+        return PreloadedProcess("tools/pretrain.py", self.arguments(work_dir, **options), self.folder / "log", env)
 
     def run(self, work_dir: Path, **options) -> subprocess.CompletedProcess:
         """Waits for the end of what :meth:`start` starts."""
-        process = self.start(work_dir, **options)
-        return finish(process)
+        return finish(self.start(work_dir, **options))
+
+    def run_pair(self, work_dir: Path) -> subprocess.CompletedProcess:
+        """Two processes of five iterations an epoch."""
+        return run_script("tools/pretrain.py", self.arguments(work_dir, **PAIR), self.folder / "pair", {}, processes=2)
+
+    def torchrun_pair(self, work_dir: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess:
+        """The same by torchrun, which ends all processes when one has failed."""
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        return subprocess.run([*torchrun, "tools/pretrain.py", *self.arguments(work_dir, **PAIR)], cwd=ROOT, text=True,
+                              capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
 
 
-def finish(process: Started) -> subprocess.CompletedProcess:
+def finish(process: PreloadedProcess) -> subprocess.CompletedProcess:
     stdout, stderr = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
@@ -136,7 +143,7 @@ def resumed_at(stderr: str) -> int:
     return int(found[1]) if found else 0
 
 
-def wait_for(condition: Callable[[], object], process: Started) -> None:
+def wait_for(condition: Callable[[], object], process: PreloadedProcess) -> None:
     """Returns as soon as ``condition`` holds; fails where the process ends before."""
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -226,9 +233,8 @@ def test_signals_stop_a_run_after_the_current_iteration(pretraining, undisturbed
 def test_a_signal_to_one_process_stops_all_of_them(pretraining):
     """Of two processes with random numbers of their own the second gets SIGTERM; both end as an undisturbed pair does."""
     whole, work_dir = pretraining.folder / "whole_pair", pretraining.folder / "stopped_pair"
-    pair = dict(processes=2, workers=0, overrides=["train_dataloader.batch_size=12"])  # 5 iterations an epoch
-    assert pretraining.run(whole, **pair).returncode == 0
-    stopped = pretraining.run(work_dir, **pair, env=fault("before_train_iter", 7, signal.SIGTERM, process=1))
+    assert pretraining.run_pair(whole).returncode == 0
+    stopped = pretraining.torchrun_pair(work_dir, fault("before_train_iter", 7, signal.SIGTERM, process=1))
     assert stopped.returncode != 0  # torchrun has its own code for failed processes
     assert "error: stopped by SIGTERM after iteration 7 of 15" in stopped.stderr
     assert "Signal 6" not in stopped.stderr  # none aborts because another has gone
@@ -236,7 +242,7 @@ def test_a_signal_to_one_process_stops_all_of_them(pretraining):
     states = load_checkpoint(work_dir / "epoch_1_iter_7.pth")["random_states"]
     assert len(states) == 2
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
-    assert pretraining.run(work_dir, **pair).returncode == 0
+    assert pretraining.run_pair(work_dir).returncode == 0
     assert_same_state(whole / "epoch_3.pth", work_dir / "epoch_3.pth")
 
 
