@@ -15,5 +15,6 @@ import loco_det.register
 import loco_det.report.render  # noqa: F401
 import pretrain.run  # noqa: F401
 import tests.pretrain.fault_hook  # noqa: F401
+import tests.pretrain.processes  # noqa: F401
 
 gc.freeze()  # collections in the processes need not look at all this again

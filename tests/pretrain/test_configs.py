@@ -160,8 +160,7 @@ def test_protocol_is_section_5_1(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ablations/table5_l2_1e-3", "ablations/table4_network_local", "gim_presnet50_imagenet",
-                                  "simclr_shufflenet_v2_50_imagenet", "loco_resnet50_imagenet"])
+@pytest.mark.parametrize("name", ["ablations/table5_l2_1e-3", "simclr_shufflenet_v2_50_imagenet"])
 def test_step_with_lars(name):
     """One step at the full rate: every weight moves by lr times the trust coefficient of its norm, whatever the gradient."""
     torch.manual_seed(0)

@@ -31,7 +31,8 @@ def batch(n: int = 8) -> dict:
 def test_every_unit_learns(rule, autocast):
     """Ten steps on one batch at least halve the loss of every unit."""
     torch.manual_seed(0)
-    learner = LocalContrastiveLearner("resnet18", rule, dict(conv_blocks=1), autocast=autocast, channels_last=True)
+    encoder = dict(type="resnet18", width=32)
+    learner = LocalContrastiveLearner(encoder, rule, dict(conv_blocks=1), autocast=autocast, channels_last=True)
     wrapper = OptimWrapper(torch.optim.AdamW(learner.parameters(), lr=1e-3))
     logs = [learner.train_step(batch(), wrapper) for _ in range(10)]
     units = ["res5"] if rule == "simclr" else ["res2", "res3", "res4", "res5"]

@@ -40,7 +40,7 @@ RULES = {
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return build_encoder("resnet18").double()
+    return build_encoder(dict(type="resnet18", width=16)).double()
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def changed(before: dict, after: dict) -> set[str]:
 def test_only_the_active_unit_changes(optimizer):
     """Momentum and weight decay leave finished units, and those to come, bit-identical, batch norm statistics included."""
     torch.manual_seed(0)
-    learner = LocalContrastiveLearner("resnet18", "gim")
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=16), "gim")
     wrapper = OptimWrapper(OPTIMIZERS[optimizer](learner.parameters()))
     for index, name in enumerate(learner.unit_names):
         learner.train_only(index)
@@ -56,7 +56,7 @@ def test_only_the_active_unit_changes(optimizer):
 def test_frozen_blocks_run_with_their_running_statistics():
     """The active unit sees the lower ones as they will be exported; blocks above do not run."""
     torch.manual_seed(0)
-    learner = LocalContrastiveLearner("resnet18", "gim")
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=16), "gim")
     learner.train_only(1)
     norms = (learner.encoder.bn1, learner.encoder.layer1[1].bn2, learner.encoder.layer2[0].bn1)
     assert [norm.training for norm in norms] == [False, False, True]
@@ -71,7 +71,7 @@ def test_frozen_blocks_run_with_their_running_statistics():
 
 def test_all_units_can_be_trained_again():
     """``train_only(None)`` takes everything back."""
-    learner = LocalContrastiveLearner("resnet18", "gim")
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=16), "gim")
     learner.train_only(3)
     learner.train_only(None)
     assert all(module.training for module in learner.modules())

@@ -19,6 +19,7 @@ from pretrain.local.units import build_units, loco_units
 from pretrain.objectives import NTXent
 
 COEFFICIENT = 0.03
+SMALL = dict(type="resnet18", width=16)
 STAGES = [(0, 2), (2, 4), (4, 6), (6, 8)]  # of ResNet-18
 
 
@@ -26,7 +27,7 @@ STAGES = [(0, 2), (2, 4), (4, 6), (6, 8)]  # of ResNet-18
 def parts():
     """Encoder, heads and copies of LoCo with the res2 loss, the copies a little apart, and images; all in float64."""
     torch.manual_seed(0)
-    encoder = build_encoder("resnet18").double()
+    encoder = build_encoder(SMALL).double()
     units = loco_units(encoder.stages)
     sharing = SoftSharing(encoder, units, COEFFICIENT)
     heads = nn.ModuleList(sharing.extend([ProjectionHead(encoder, unit.end - 1, conv_blocks=1) for unit in units])).double()
@@ -99,7 +100,7 @@ def batch(n: int = 4) -> dict:
 def trained(coefficient: float, steps: int, **options) -> tuple[LocalContrastiveLearner, dict]:
     torch.manual_seed(0)
     rule = options.pop("rule", "loco")
-    learner = LocalContrastiveLearner("resnet18", rule, soft_sharing=dict(coefficient=coefficient), **options)
+    learner = LocalContrastiveLearner(SMALL, rule, soft_sharing=dict(coefficient=coefficient), **options)
     wrapper = OptimWrapper(torch.optim.SGD(learner.parameters(), lr=0.1))
     return learner, [learner.train_step(batch(), wrapper) for _ in range(steps)][-1] if steps else {}
 
@@ -133,14 +134,14 @@ def test_without_the_res2_loss_its_copy_is_absent():
     learner, logs = trained(1e-3, steps=1, rule=dict(type="loco", res2_loss=False))
     assert [key for key in logs if key.startswith("loss_")] == ["loss_res3", "loss_res4", "loss_res5"]
     assert [len(stage) for stage in learner.soft_sharing.copies] == [2, 2]
-    assert learner.soft_sharing.copies[0][0][-1].conv1.in_channels == 64
+    assert learner.soft_sharing.copies[0][0][-1].conv1.in_channels == 16
     assert all(p.grad is not None for p in learner.parameters())
 
 
 def test_export_contains_the_encoder_only(tmp_path):
     """Copies and heads stay behind."""
     learner, _ = trained(1e-3, steps=1)
-    record = {"method": {}, "setting": {"encoder": {"type": "resnet18"}}}
+    record = {"method": {}, "setting": {"encoder": SMALL}}
     torch.save({"state_dict": learner.state_dict(), RECORD_KEY: record}, tmp_path / "epoch_1.pth")
     export_backbone(tmp_path / "epoch_1.pth", tmp_path / "backbone.pth")
     exported = torch.load(tmp_path / "backbone.pth", weights_only=True)["state_dict"]
