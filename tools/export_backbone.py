@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import command, tool_parser
+from pretrain.engine.cli import check_exist, command, tool_parser
 
 
 @command
@@ -22,6 +22,7 @@ def main() -> str:
     parser.add_argument("checkpoint", help="an epoch_*.pth of tools/pretrain.py")
     parser.add_argument("out", help="file to write")
     args = parser.parse_args()
+    check_exist([args.checkpoint], "checkpoint")
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.engine.checkpoints import export_backbone
 

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
 from loco_det.report import DEFAULT_GALLERY
-from pretrain.engine.cli import command, tool_parser
+from pretrain.engine.cli import check_exist, command, tool_parser
 
 
 @command
@@ -28,6 +28,7 @@ def main() -> str:
     parser.add_argument("--data-root", metavar="DIR",
                         help="folder of the detection data set, where it has moved since the detectors were trained")
     args = parser.parse_args()
+    check_exist(args.directories, "", "; pass work directories, or folders above several")
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from loco_det.report.render import write_report
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import command, note, tool_parser
+from pretrain.engine.cli import check_exist, command, note, tool_parser
 
 
 @command
@@ -36,6 +36,7 @@ def main() -> str:
     parser.add_argument("--format", default="text", choices=("text", "markdown", "latex", "csv", "json"),
                         help="default: %(default)s")
     args = parser.parse_args()
+    check_exist(args.paths, "", "; pass work directories, or folders above several")
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.results.formats import table_text, tidy_text
     from pretrain.results.table import results_table

@@ -16,7 +16,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import Overrides, add_launcher_argument, command, load_config, tool_parser
+from pretrain.engine.cli import Overrides, add_launcher_argument, check_exist, command, load_config, tool_parser
+
+NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
 
 
 @command
@@ -34,14 +36,19 @@ def main() -> str:
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()
-    # imported here, for it takes seconds: --help and wrong options do not wait for it
-    from loco_det.experiment.evaluate import NEEDED_KEYS, evaluate_checkpoint
-    from loco_det.experiment.inputs import use_data_root
-    from pretrain.distributed import comm
+    from loco_det.experiment.inputs import missing_data, use_data_root
 
     config = load_config(args.config, args, "work_dirs", NEEDED_KEYS)
     if args.data_root:
         use_data_root(config, args.data_root)
+    check_exist([args.checkpoint], "checkpoint")
+    problem = missing_data(config, "val_ann", "val_images", "official_gt")
+    if problem and "synthetic_data" not in config:  # that one is generated
+        raise FileNotFoundError(problem)
+    # imported here, for it takes seconds: --help, wrong options and missing files do not wait for it
+    from loco_det.experiment.evaluate import evaluate_checkpoint
+    from pretrain.distributed import comm
+
     comm.start_processes(args.launcher or comm.find_launcher())
     metrics = evaluate_checkpoint(config, args.checkpoint, args.dump, args.backend)
     comm.stop_processes()

@@ -32,7 +32,6 @@ from pretrain.engine.checkpoints import (
 from pretrain.engine.work_dir import check_writable, write_json
 from pretrain.results.store import DETECTION
 
-NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
 _KEPT_KEYS = ("default_scope", "env_cfg", "log_processor", "val_dataloader", "val_cfg")
 
 

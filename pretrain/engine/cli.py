@@ -161,6 +161,17 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str, need
     return config
 
 
+def check_exist(paths: Sequence[str], what: str, fix: str = "") -> None:
+    """Refuses paths that do not exist within a moment, before a tool imports what takes seconds.
+
+    Raises:
+        FileNotFoundError: the first one; ``what`` stands before it, ``fix`` behind the sentence.
+    """
+    for path in paths:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{what} {path} does not exist{fix}".strip())
+
+
 def _has(config: object, key: str) -> bool:
     """Whether there is a value under a dotted key."""
     for part in key.split("."):

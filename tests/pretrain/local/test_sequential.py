@@ -128,9 +128,10 @@ def test_every_unit_has_the_same_schedule():
     assert rates[199] < 1e-4
 
 
-OPTIONS = ["model.encoder.type=resnet18", "train_cfg.max_epochs=4", "custom_hooks.2.epochs_per_unit=1",
-           "train_dataloader.dataset.source=folder", "train_dataloader.dataset.split=None",
-           "train_dataloader.batch_size=4", "train_dataloader.num_workers=1", "train_dataloader.dataset.views.size=32",
+OPTIONS = ["model.encoder.type=resnet18", "model.encoder.width=16", "train_cfg.max_epochs=4",
+           "custom_hooks.2.epochs_per_unit=1", "train_dataloader.dataset.source=folder",
+           "train_dataloader.dataset.split=None", "train_dataloader.batch_size=4", "train_dataloader.num_workers=1",
+           "train_dataloader.dataset.views.size=32",
            "default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.max_keep_ckpts=-1"]
 
 
