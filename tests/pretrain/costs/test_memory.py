@@ -52,8 +52,8 @@ def allocated_at_peak(method: str, recompute: str, batch_size: int, image_size: 
 ])
 def test_the_count_is_what_a_real_step_allocates(method, recompute):
     """Within the copies that the CPU's convolution kernels make of their operands: the allocator sees up to 8 % more."""
-    counted = step_cost("resnet18", method, batch_size=16, image_size=128, recompute=recompute)
-    assert 0.999 <= allocated_at_peak(method, recompute, 16, 128) / counted.peak_bytes <= 1.08
+    counted = step_cost("resnet18", method, batch_size=8, image_size=128, recompute=recompute)
+    assert 0.999 <= allocated_at_peak(method, recompute, 8, 128) / counted.peak_bytes <= 1.08
 
 
 def test_small_graphs_are_counted_to_the_byte():
