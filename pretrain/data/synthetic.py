@@ -108,7 +108,7 @@ def _write(root: Path, config: SyntheticConfig) -> None:
         for split in SPLITS:
             (root / split).mkdir()
             content = {
-                "info": {"description": "Synthetic textured shapes", "version": str(VERSION)},
+                "info": {"description": "Synthetic arrangements of stripes", "version": str(VERSION)},
                 "licenses": [],
                 "images": [],
                 "annotations": [],

@@ -1,9 +1,10 @@
 """The scenes of the embedded default: images with the instances in them, rendered from random numbers.
 
-A class is one of two outlines (disc, star) filled with one of two textures (striped, checkered). Neither half is enough: the
-scenes also hold textured patches of irregular outline and plain shapes of proper outline that are not objects. Colours,
-contrast, rotations, wave length and phase have the same distributions for all classes, and both textures the same values, so
-that colour statistics carry no information: local pattern and global outline are needed.
+A class is an arrangement: an object has four quarters, striped vertically or horizontally, two of each, and its class says
+which are which. Whatever covers less than a few quarters, its stripes, colours or outline, is the same for all classes, so
+that local patterns must be related over a distance. Wave length, contrast and colours differ from object to object: they
+tell images apart, but not classes. The scenes also hold things that are not objects: stripes of one direction, plain and
+blotched patches, objects' outlines among them.
 
 Each image is a pure function of (seed, image_size, split, index): sets of different length share their first images, and
 pixels are the same on every machine (see `synthetic_shapes`).
@@ -19,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from pretrain.data import synthetic_shapes as shapes
 
-VERSION = 2  # raise whenever a change alters a pixel or an annotation: sets of another version are not reused
+VERSION = 3  # raise whenever a change alters a pixel or an annotation: sets of another version are not reused
 # folder name -> id of its first image; COCO's ids are unique across splits, so ours are too
 SPLITS = {"train2017": 1, "val2017": 1_000_001, "unlabeled2017": 2_000_001}
 LABELLED_SPLITS = ("train2017", "val2017")
@@ -27,13 +28,20 @@ _MAX_IMAGES = 1_000_000
 
 # ids have gaps, as COCO's have, so that code that takes ids for labels fails here, not on COCO
 CATEGORIES = (
-    {"id": 1, "name": "striped_disc", "supercategory": "disc"},
-    {"id": 2, "name": "checkered_disc", "supercategory": "disc"},
-    {"id": 4, "name": "striped_star", "supercategory": "star"},
-    {"id": 7, "name": "checkered_star", "supercategory": "star"},
+    {"id": 1, "name": "vertical_top", "supercategory": "layered"},
+    {"id": 2, "name": "vertical_bottom", "supercategory": "layered"},
+    {"id": 4, "name": "side_by_side", "supercategory": "mixed"},
+    {"id": 7, "name": "woven", "supercategory": "mixed"},
 )
+# closed under mirroring, as views are mirrored
+ARRANGEMENTS: dict[str, tuple[shapes.Arrangement, ...]] = {
+    "vertical_top": (("vertical", "vertical", "horizontal", "horizontal"),),
+    "vertical_bottom": (("horizontal", "horizontal", "vertical", "vertical"),),
+    "side_by_side": (("vertical", "horizontal") * 2, ("horizontal", "vertical") * 2),
+    "woven": (("vertical", "horizontal", "horizontal", "vertical"), ("horizontal", "vertical", "vertical", "horizontal")),
+}
 
-_CROWD_MEMBER_DIAMETER = (0.07, 0.1)
+_CROWD_MEMBER_DIAMETER = (0.1, 0.14)
 _MIN_VISIBLE = 0.5  # share of an object's whole outline that must remain visible
 _PLACEMENT_TRIES = 12
 _RLE_EVERY = 8  # one instance in this many is stored as compressed RLE, so that readers meet every encoding
@@ -47,17 +55,17 @@ class SyntheticConfig:
         num_train: Labelled images for training, 1 to a million.
         num_val: Labelled images for evaluation, 1 to a million.
         num_unlabeled: Images without annotations for pretraining, 0 to a million.
-        image_size: Side of the square images in pixels, 64 to 1024. Objects scale with it, the wave length of textures not.
+        image_size: Side of the square images in pixels, 64 to 1024. Objects scale with it, the wave length of stripes not.
         seed: Of all randomness, at least 0.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    num_train: int = 600
+    num_train: int = 400
     num_val: int = 100
-    num_unlabeled: int = 2000
-    image_size: int = 128
+    num_unlabeled: int = 1000
+    image_size: int = 96
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,23 +90,24 @@ class SyntheticConfig:
 class _Composition:
     """How full a scene is: bounds of numbers (inclusive) and of diameters (shares of the image side).
 
-    ``side`` is the image's side as a share of the configured one; ``backdrop`` scales the contrast of the background's
-    gradient and noise.
+    ``side`` is the image's side as a share of the configured one; ``margin`` the least distance of a centre to the border in
+    diameters; ``backdrop`` scales the contrast of the background's gradient and noise.
     """
 
     side: float
     objects: tuple[int, int]
     diameter: tuple[float, float]
+    margin: float
     distractors: tuple[int, int]
     occluders: tuple[int, int]
     crowd_probability: float
     backdrop: float
 
 
-# Labelled scenes hold one to three objects of 41 to 83 of 128 pixels. Unlabelled images are object-centric, as ImageNet is
-# to COCO, and smaller, so that textures keep their scale: two random crops of one have something to agree on.
-_SCENE = _Composition(1.0, (1, 3), (0.32, 0.65), (0, 2), (0, 1), crowd_probability=0.06, backdrop=0.4)
-_OBJECT_CENTRIC = _Composition(0.5, (1, 1), (0.6, 1.0), (0, 2), (0, 0), crowd_probability=0.0, backdrop=0.2)
+# Labelled scenes hold one to three objects of 31 to 60 of 96 pixels. Unlabelled images are object-centric, as ImageNet is
+# to COCO, and smaller, so that stripes keep their scale: two random crops of one have something to agree on.
+_SCENE = _Composition(1.0, (1, 3), (0.32, 0.62), 0.3, (0, 2), (0, 1), crowd_probability=0.06, backdrop=0.4)
+_OBJECT_CENTRIC = _Composition(0.5, (1, 1), (0.65, 0.95), 0.45, (0, 1), (0, 0), crowd_probability=0.0, backdrop=0.3)
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,7 @@ def render_scene(config: SyntheticConfig, split: str, index: int) -> Scene:
         looks, category_id = _choose(rng, kind, size, composition.diameter)
         # Only the place is drawn again after a refusal: a new class would favour small shapes.
         for _ in range(_PLACEMENT_TRIES):
-            if stage.put(rng, shapes.arrange(rng, looks, size), category_id):
+            if stage.put(rng, shapes.arrange(rng, looks, size, composition.margin), category_id):
                 break
     return Scene(shapes.finish(rng, stage.canvas), stage.instances())
 
@@ -205,17 +214,16 @@ def _choose(
 ) -> tuple[list[shapes.Look], int | None]:
     """Draws the looks of a thing's parts and its category (None: occluder)."""
     if kind == "occluder":
-        shape, texture = shapes.pick(rng, ("bar", "blob")), shapes.pick(rng, ("plain", "blotched"))
-        share = shapes.uniform(rng, *((0.4, 0.8) if shape == "bar" else (0.12, 0.35)))
-        return [shapes.sample_look(rng, shape, texture, size * share)], None
+        outline, surface = shapes.pick(rng, ("bar", "irregular")), shapes.pick(rng, ("plain", "blotched"))
+        share = shapes.uniform(rng, *((0.4, 0.8) if outline == "bar" else (0.12, 0.35)))
+        return [shapes.sample_look(rng, outline, surface, size * share)], None
     category = shapes.pick(rng, CATEGORIES)
-    texture, shape = category["name"].split("_")
     if kind == "object":
         diameter, count = size * shapes.log_uniform(rng, *object_diameter), 1
     else:
         diameter, count = size * shapes.uniform(rng, *_CROWD_MEMBER_DIAMETER), rng.integers(9, 18)
-    looks = [shapes.sample_look(rng, shape, texture, diameter) for _ in range(count)]
-    return looks, category["id"]
+    surfaces = [shapes.pick(rng, ARRANGEMENTS[category["name"]]) for _ in range(count)]
+    return [shapes.sample_look(rng, "round", surface, diameter) for surface in surfaces], category["id"]
 
 
 def coco_annotations(scene: Scene, image_id: int) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Outlines, textures, backgrounds and painting for `pretrain.data.synthetic`.
+"""Outlines, stripes, backgrounds and painting for `pretrain.data.synthetic`.
 
 All operations give the same result on every machine: integers, single IEEE additions and multiplications, OpenCV's
 fixed-point rasteriser on 8-bit images. What the C library computes (a cosine, an exponential) is rounded before it is used.
@@ -15,11 +15,13 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-SHAPES = ("disc", "star")
-TEXTURES = ("striped", "checkered")
+# An arrangement says which way the stripes of a thing's four quarters run: top left, top right, bottom left, bottom right.
+Arrangement = tuple[str, str, str, str]
+UNIFORM: tuple[Arrangement, ...] = (("vertical",) * 4, ("horizontal",) * 4)
 
-# wave length of the textures in pixels, and the fewest waves across an object: with fewer, stripes look like checks
-_MIN_PERIOD, _MAX_PERIOD, _MIN_WAVES = 6.0, 14.0, 3.2
+# wave length of stripes in pixels, and the fewest waves across a thing: with fewer, a quarter does not show its direction
+_MIN_PERIOD, _MAX_PERIOD, _MIN_WAVES = 5.0, 10.0, 4.5
+_MAX_TILT = 20 / 360  # in turns; more would turn vertical stripes into horizontal ones
 _SUBPIXEL_BITS = 4
 _SUBPIXELS = 1 << _SUBPIXEL_BITS
 _WEIGHT_ONE = 64
@@ -32,26 +34,22 @@ class Look:
     """Everything that is drawn at random about one painted thing, except where it stands.
 
     Attributes:
-        shape: One of `SHAPES`, or "blob" (irregular) or "bar" for distractors.
-        texture: One of `TEXTURES`, or "plain" or "blotched" for distractors.
         diameter: Diameter of the outline's circumscribed circle, pixels.
         vertices: The rotated, squeezed outline in the unit disc, (x, y) pairs.
-        rotation: Of the outline, in turns, [0, 1).
-        orientation: Of the texture, in turns, [0, 1).
-        phases: Of the texture's two waves, in periods, [0, 1).
-        period: Of the texture, pixels.
-        gain: Steepness of the texture's edges; 1 is a triangle wave, large is a square wave.
+        surface: An arrangement of stripes, or "plain" or "blotched".
+        tilt: Of the stripes and of the lines between the quarters, in turns, within 20 degrees.
+        phases: Of the vertical and the horizontal stripes, in periods, [0, 1).
+        period: Of the stripes, pixels.
+        gain: Steepness of the stripes' edges; 1 is a triangle wave, large is a square wave.
         mean: Mean colour, RGB in 0..255.
-        delta: Colour of the texture's crest minus the mean, RGB.
+        delta: Colour of the stripes' crest minus the mean, RGB.
         shading: Relative change of brightness per radius along x and y.
     """
 
-    shape: str
-    texture: str
     diameter: float
     vertices: tuple[tuple[float, float], ...]
-    rotation: float
-    orientation: float
+    surface: Arrangement | str
+    tilt: float
     phases: tuple[float, float]
     period: float
     gain: float
@@ -80,23 +78,19 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return round(low * math.exp(float(rng.random()) * math.log(high / low)), 6)
 
 
-def sample_look(rng: np.random.Generator, shape: str, texture: str, diameter: float) -> Look:
-    """Draws colours, rotation and texture parameters; none depends on `shape` or `texture` (see :class:`Look`)."""
-    rotation, orientation = float(rng.random()), float(rng.random())
+def sample_look(rng: np.random.Generator, outline: str, surface: Arrangement | str, diameter: float) -> Look:
+    """Draws rotation, stripes and colours; none depends on `outline` or `surface` (see :class:`Look`)."""
     longest = min(_MAX_PERIOD, diameter / _MIN_WAVES)
     period = log_uniform(rng, min(_MIN_PERIOD, longest), longest)
     mean, delta = _sample_colours(rng)
     return Look(
-        shape=shape,
-        texture=texture,
         diameter=diameter,
-        vertices=_unit_outline(rng, shape, rotation),
-        rotation=rotation,
-        orientation=orientation,
+        vertices=_unit_outline(rng, outline, float(rng.random())),
+        surface=surface,
+        tilt=uniform(rng, -_MAX_TILT, _MAX_TILT),
         phases=(float(rng.random()), float(rng.random())),
         period=period,
-        # Steeper edges than one period in a few pixels can carry would alias.
-        gain=uniform(rng, 1.3, max(1.6, 0.4 * period)),
+        gain=uniform(rng, 1.3, 3.0),
         mean=mean,
         delta=delta,
         shading=(uniform(rng, -0.12, 0.12), uniform(rng, -0.12, 0.12)),
@@ -111,9 +105,9 @@ def _sample_colours(rng: np.random.Generator) -> tuple[tuple[float, float, float
     return mean, delta
 
 
-def _unit_outline(rng: np.random.Generator, shape: str, rotation: float) -> tuple[tuple[float, float], ...]:
+def _unit_outline(rng: np.random.Generator, outline: str, rotation: float) -> tuple[tuple[float, float], ...]:
     """The outline in the unit disc: the shape, then a squeeze along one axis, then the rotation."""
-    polar = _polar_outline(rng, shape)
+    polar = _polar_outline(rng, outline)
     squeeze = uniform(rng, 0.85, 1.0)
     axis = float(rng.random())
     turn = 2 * math.pi * (axis + rotation)
@@ -126,25 +120,15 @@ def _unit_outline(rng: np.random.Generator, shape: str, rotation: float) -> tupl
     return tuple(vertices)
 
 
-def _polar_outline(rng: np.random.Generator, shape: str) -> list[tuple[float, float]]:
-    """Vertices in order as (angle in turns, distance from the centre, at most 1)."""
-    if shape == "disc":
-        return [(index / 40, 1.0) for index in range(40)]
-    if shape == "triangle":
-        return [(index / 3, 1.0) for index in range(3)]
-    if shape == "star":
-        inner = uniform(rng, 0.44, 0.54)
-        return [(index / 10, inner if index % 2 else 1.0) for index in range(10)]
-    if shape == "bar":
+def _polar_outline(rng: np.random.Generator, outline: str) -> list[tuple[float, float]]:
+    """Vertices in order as (angle in turns, distance from the centre, at most 1): of a "round", "irregular" or "bar"."""
+    if outline == "bar":
         corner = uniform(rng, 0.012, 0.025)
         return [(turns, 1.0) for turns in (corner, 0.5 - corner, 0.5 + corner, 1 - corner)]
-    if shape == "blob":
-        # No fifth harmonic: it makes rounded stars.
-        waves = [(order, uniform(rng, 0.12, 0.36), float(rng.random())) for order in (2, 3, 4)]
-        radii = [1 + sum(a * math.cos(2 * math.pi * (k * index / 32 + shift)) for k, a, shift in waves)
-                 for index in range(32)]
-        return [(index / 32, max(0.2, r / max(radii))) for index, r in enumerate(radii)]
-    raise ValueError(f"unknown shape {shape!r}: use 'disc', 'triangle', 'star', 'blob' or 'bar'")
+    low, high = {"round": (0.0, 0.06), "irregular": (0.12, 0.36)}[outline]
+    waves = [(order, uniform(rng, low, high), float(rng.random())) for order in (2, 3, 4)]
+    radii = [1 + sum(a * math.cos(2 * math.pi * (k * index / 32 + shift)) for k, a, shift in waves) for index in range(32)]
+    return [(index / 32, max(0.2, r / max(radii))) for index, r in enumerate(radii)]
 
 
 @functools.lru_cache(maxsize=4096)
@@ -176,14 +160,11 @@ def _triangle_wave(u: np.ndarray) -> np.ndarray:
     return 4 * np.abs(u - np.floor(u + np.float32(0.5))) - 1
 
 
-def texture_field(rng: np.random.Generator, look: Look, left: int, top: int, height: int, width: int) -> np.ndarray:
-    """Evaluates the look's texture on a window of pixels.
-
-    Stripes are one triangle wave, checks the sum of two at right angles, of the same period. The sum of two uniform
-    variables is mapped back to a uniform one, so that stripes and checks have the same distribution of values.
+def surface_field(rng: np.random.Generator, look: Look, left: int, top: int, height: int, width: int) -> np.ndarray:
+    """Evaluates the look's surface on a window of pixels.
 
     Args:
-        rng: Source of the mild warp.
+        rng: Source of blotches.
         look: What to draw.
         left: x of the window's first column from the centre of the object, pixels.
         top: y of the window's first row from the centre of the object, pixels.
@@ -191,26 +172,27 @@ def texture_field(rng: np.random.Generator, look: Look, left: int, top: int, hei
         width: Of the window.
 
     Returns:
-        A float32 array (height, width) in [-1, 1].
+        A float32 array (height, width) in [-1, 1]: of stripes triangle waves of the same distribution in all quarters.
     """
-    if look.texture == "plain":
+    if look.surface == "plain":
         return np.zeros((height, width), dtype=np.float32)
-    if look.texture == "blotched":
+    if look.surface == "blotched":
         cells = max(2, round(1.4 * max(height, width) / look.period))
         return np.clip(smooth_noise(rng, 1, cells, height, width)[..., 0] * (2 * look.gain), -1, 1)
-    angle = 2 * math.pi * look.orientation
+    angle = 2 * math.pi * look.tilt
     # Rounded to 1/4096: the last bit of a cosine is the C library's choice.
-    cos, sin = round(math.cos(angle) * 4096) / 4096, round(math.sin(angle) * 4096) / 4096
-    x = (np.arange(width, dtype=np.float32) + np.float32(left)) / np.float32(look.period)
-    y = (np.arange(height, dtype=np.float32) + np.float32(top))[:, None] / np.float32(look.period)
-    warp = smooth_noise(rng, 2, 2, height, width) * np.float32(0.35)
-    first = x * np.float32(cos) + y * np.float32(sin) + np.float32(look.phases[0])
-    values = _triangle_wave(first + warp[..., 0])
-    if look.texture == "checkered":
-        second = y * np.float32(cos) - x * np.float32(sin) + np.float32(look.phases[1])
-        total = values + _triangle_wave(second + warp[..., 1])
-        values = total * (1 - np.abs(total) * np.float32(0.25))
-    return np.clip(values * np.float32(look.gain), -1, 1)
+    cos, sin = np.float32(round(math.cos(angle) * 4096) / 4096), np.float32(round(math.sin(angle) * 4096) / 4096)
+    x = np.arange(width, dtype=np.float32) + np.float32(left)
+    y = (np.arange(height, dtype=np.float32) + np.float32(top))[:, None]
+    across, down = x * cos + y * sin, y * cos - x * sin
+    scale = np.float32(1 / look.period)
+    stripes = dict(
+        vertical=_triangle_wave(across * scale + np.float32(look.phases[0])),
+        horizontal=_triangle_wave(down * scale + np.float32(look.phases[1])),
+    )
+    quarters = [stripes[direction] for direction in look.surface]
+    upper, lower = np.where(across < 0, quarters[0], quarters[1]), np.where(across < 0, quarters[2], quarters[3])
+    return np.clip(np.where(down < 0, upper, lower) * np.float32(look.gain), -1, 1)
 
 
 def outline_points(look: Look, centre: tuple[float, float]) -> np.ndarray:
@@ -238,7 +220,7 @@ def paint(
     """Paints one thing over the canvas, in place.
 
     Args:
-        rng: Source of the texture's warp.
+        rng: Source of blotches.
         canvas: float32 (size, size, 3), RGB in 0..255.
         look: What to paint.
         centre: Where (x, y), pixels.
@@ -250,7 +232,7 @@ def paint(
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     from_left, from_top = int(left) - round(centre[0]), int(top) - round(centre[1])
     height, width = int(bottom - top), int(right - left)
-    field = texture_field(rng, look, from_left, from_top, height, width)
+    field = surface_field(rng, look, from_left, from_top, height, width)
     colour = np.array(look.mean, np.float32) + field[..., None] * np.array(look.delta, np.float32)
     per_pixel = [np.float32(slope * 2 / look.diameter) for slope in look.shading]
     x = np.arange(width, dtype=np.float32) + np.float32(from_left)
@@ -283,7 +265,7 @@ def background(rng: np.random.Generator, size: int, distractors: tuple[int, int]
     slopes = rng.integers(-40, 41, size=(2, 3)).astype(np.float32)
     canvas = x[None, :, None] * slopes[0] + x[:, None, None] * slopes[1]
     canvas += smooth_noise(rng, 3, int(rng.integers(2, 5)), size, size) * np.float32(70)
-    # Up to the frequency of the textures, so that fine structure alone does not mean object.
+    # Up to the frequency of the stripes, so that fine structure alone does not mean object.
     fine = np.float32(uniform(rng, 10, 50))
     canvas += smooth_noise(rng, 1, int(rng.integers(8, 29)), size, size) * fine
     canvas *= np.float32(contrast)
@@ -294,17 +276,15 @@ def background(rng: np.random.Generator, size: int, distractors: tuple[int, int]
 
 
 def _distractor(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """A scribble, any texture in an irregular outline, or a proper outline without texture."""
+    """A scribble, any surface in an irregular outline, or an object's outline without an arrangement."""
     size = canvas.shape[0]
     kind = rng.random()
     if kind < 0.4:
         scribble(rng, canvas)
         return
-    if kind < 0.8:
-        shape, texture = "blob", pick(rng, ("plain", "plain", "blotched", *TEXTURES))
-    else:
-        shape, texture = pick(rng, (*SHAPES, "triangle", "triangle")), pick(rng, ("plain", "blotched"))
-    look = sample_look(rng, shape, texture, size * log_uniform(rng, 0.16, 0.7))
+    outline = "irregular" if kind < 0.8 else "round"
+    surface = pick(rng, ("plain", "blotched", *UNIFORM))
+    look = sample_look(rng, outline, surface, size * log_uniform(rng, 0.16, 0.6))
     centre = (size * float(rng.random()), size * float(rng.random()))
     paint(rng, canvas, look, centre, coverage(look, centre, size))
 
@@ -319,13 +299,13 @@ def finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def arrange(rng: np.random.Generator, looks: Sequence[Look], size: int) -> list[Part]:
-    """Draws where in a (size, size) image a thing stands, most of it inside.
+def arrange(rng: np.random.Generator, looks: Sequence[Look], size: int, margin: float) -> list[Part]:
+    """Draws where in a (size, size) image a thing stands: its centre at least `margin` of its diameter from the border.
 
     Several looks are a crowd: they stand on a sunflower spiral, which packs evenly.
     """
-    margin = min(0.3 * looks[0].diameter, 0.2 * size)
-    x, y = (uniform(rng, margin, size - margin) for _ in range(2))
+    border = margin * looks[0].diameter
+    x, y = (uniform(rng, border, size - border) for _ in range(2))
     if len(looks) == 1:
         return [(looks[0], (x, y))]
     start, parts = float(rng.random()), []

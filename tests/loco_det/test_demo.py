@@ -1,40 +1,53 @@
-"""The demo's scheduler: order, side by side, failures with their log."""
+"""The demo: order, side by side, failures with their log, interruption and continuation."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from loco_det.demo import RULES, Step, _pretraining_losses, ap_rows, demo_steps, run_steps
+from loco_det import demo
+from loco_det.demo import RULES, Step, ap_rows, demo_steps, pretraining_loss, run_steps
 from pretrain.errors import RunFailedError
 from pretrain.results.table import results_table
+from tests.conftest import ROOT
 from tests.loco_det.detection_runs import identity, write_run
 
 pytestmark = pytest.mark.repository
 
 
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
+@pytest.fixture
+def script(tmp_path):
+    """Writes a Python script and returns its path as a command."""
+    def write(name: str, code: str) -> list[str]:
+        (tmp_path / name).write_text(code)
+        return [str(tmp_path / name)]
+
+    return write
 
 
-def test_steps_wait_for_what_they_need(tmp_path):
-    """The second step starts after the first has ended, whatever the order in the list."""
+def test_steps_wait_for_what_they_need(tmp_path, script):
+    """The second step starts after the first has ended, whatever the order in the list; results are shown."""
     file = tmp_path / "made"
-    write = Step("first", python(f"import time; time.sleep(0.5); open({str(file)!r}, 'w').close()"))
-    read = Step("second", python(f"open({str(file)!r})"), after=["first"])
+    write = Step("first", script("write.py", f"import time; time.sleep(0.5); open({str(file)!r}, 'w').close()"))
+    read = Step("second", script("read.py", f"open({str(file)!r})"), after=["first"], result=lambda: "it was there")
     run_steps([read, write], tmp_path / "logs")
-    assert {log.name for log in (tmp_path / "logs").iterdir()} == {"first.log", "second.log"}
+    assert {"first.log", "second.log"} <= {log.name for log in (tmp_path / "logs").iterdir()}
 
 
-def test_a_failure_shows_its_log_and_stops_the_rest(tmp_path):
+def test_a_failure_shows_its_log_and_stops_the_rest(tmp_path, script):
     """Exit code and the log's end; what waits for it never runs."""
     steps = [
-        Step("bad", python("print('the reason'); raise SystemExit(3)")),
-        Step("slow", python("import time; time.sleep(60)")),
-        Step("never", python("pass"), after=["bad"]),
+        Step("bad", script("bad.py", "print('the reason'); raise SystemExit(3)")),
+        Step("slow", script("slow.py", "import time; time.sleep(60)")),
+        Step("never", script("never.py", "pass"), after=["bad"]),
     ]
     with pytest.raises(RunFailedError, match="bad .*exit code 3.*bad.log.*the reason"):
         run_steps(steps, tmp_path / "logs")
@@ -51,7 +64,6 @@ def test_every_method_is_pretrained_exported_and_transferred(tmp_path):
         assert steps[f"mask_rcnn_{rule}"].after == [f"export_{rule}"]
         assert steps[f"export_{rule}"].after == [f"pretrain_{rule}"]
         assert steps[f"export_{rule}"].command[-1] == steps[f"mask_rcnn_{rule}"].command[-1]
-    assert sum(step.total for step in steps.values()) == 4 * 5 + sum(steps[f"pretrain_{r}"].total for r in RULES)
 
 
 def test_progress_is_read_off_the_files(tmp_path):
@@ -82,14 +94,83 @@ def test_the_table_as_json(tmp_path):
         method="loco", pretraining_epochs=12, **common,
         **{f"{task}_{name}": value for task in ("bbox", "segm") for name, value in loco.items()})
     assert json.loads(json.dumps(rows)) == rows
+    assert demo._ap_line(tmp_path / "loco").startswith("LoCo: AP^bb 11.0 ± 1.4")
 
 
 def test_losses_of_the_first_and_last_epoch(tmp_path):
     """Means over each epoch's logged steps."""
-    for rule in RULES:
-        file = tmp_path / f"pretrain_{rule}" / "20260101" / "vis_data" / "scalars.json"
-        file.parent.mkdir(parents=True)
-        losses = [(1, 4.0), (1, 2.0), (2, 2.5), (3, 1.0)]
-        records = [dict(lr=1), *(dict(iter=i, epoch=epoch, loss=loss) for i, (epoch, loss) in enumerate(losses, 1))]
-        Path(file).write_text("\n".join(map(json.dumps, records)))
-    assert _pretraining_losses(tmp_path) == [(rule, 3.0, 1.0) for rule in sorted(RULES)]
+    file = tmp_path / "pretrain_gim" / "20260101" / "vis_data" / "scalars.json"
+    file.parent.mkdir(parents=True)
+    losses = [(1, 4.0), (1, 2.0), (2, 2.5), (3, 1.0)]
+    records = [dict(lr=1), *(dict(iter=i, epoch=epoch, loss=loss) for i, (epoch, loss) in enumerate(losses, 1))]
+    Path(file).write_text("\n".join(map(json.dumps, records)))
+    assert pretraining_loss(tmp_path, "gim") == "gim: 3.00 -> 1.00"
+
+
+TINY_DEMO = """
+import sys
+from pathlib import Path
+from loco_det import demo
+
+CHANGES = {changes}
+demo.RULES = ("loco", "simclr")
+steps_of = demo.demo_steps
+
+def tiny_steps(work_dir):
+    steps = steps_of(work_dir)
+    for step in steps:
+        kind, _, name = step.name.partition("_")
+        if kind == "pretrain":
+            step.command += ["--cfg-options", *CHANGES["pretrain"]]
+            step.total = 2
+        elif kind == "export":
+            step.command[1] = step.command[1].replace("epoch_16", "epoch_2")
+        else:
+            step.command += ["--cfg-options", *CHANGES["detect"]]
+            step.total = 2
+    return steps
+
+demo.demo_steps = tiny_steps
+if __name__ == "__main__":
+    from pretrain.engine.cli import command
+    command(lambda: demo.run_demo(Path({work_dir!r})))()
+"""
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_an_interrupted_demo_continues_to_the_same_table(tmp_path, seed):
+    """SIGINT, SIGTERM and SIGKILL at random moments, and the same command again: the AP are those of an undisturbed demo."""
+    data = tmp_path / "data"
+    synthetic = [f"synthetic_data.root={data}", "synthetic_data.num_train=16", "synthetic_data.num_val=4",
+                 "synthetic_data.num_unlabeled=24"]
+    changes = dict(
+        pretrain=[*synthetic, f"train_dataloader.dataset.data_root={data}/unlabeled2017", "train_cfg.max_epochs=2",
+                  "train_dataloader.batch_size=8", "model.encoder.width=4", "param_scheduler=None"],
+        detect=[*synthetic, f"data.root={data}", "protocol.num_splits=2", "protocol.split_size=8", "train_cfg.max_iters=6",
+                "train_dataloader.batch_size=2", "model.backbone.encoder.width=4", "param_scheduler=None"],
+    )
+
+    def start(name: str) -> subprocess.Popen:
+        script = tmp_path / f"{name}.py"
+        script.write_text(TINY_DEMO.format(changes=changes, work_dir=str(tmp_path / name)))
+        return subprocess.Popen([sys.executable, script], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    began = time.monotonic()
+    undisturbed = start("undisturbed")
+    output, errors = undisturbed.communicate()
+    assert undisturbed.returncode == 0, errors
+    duration, generator = time.monotonic() - began, random.Random(seed)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        process = start("disturbed")
+        time.sleep(generator.uniform(0.2, 0.8) * duration)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert "Traceback" not in errors
+        assert process.returncode in (0, {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number])
+    again = start("disturbed")
+    output, errors = again.communicate()
+    assert again.returncode == 0, errors
+    tables = [json.loads((tmp_path / name / "ap_table.json").read_text()) for name in ("undisturbed", "disturbed")]
+    assert tables[0] == tables[1]
+    assert "AP^mk" in output

@@ -75,8 +75,14 @@ MMDET = {
     "coco": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     "cityscapes": "mmdet::cityscapes/mask-rcnn_r50_fpn_1x_cityscapes.py",
 }
-NECK_NORMS = {f"neck.{part}.{i}.bn" for part in ("lateral_convs", "fpn_convs") for i in range(4)}
-HEAD_NORMS = {f"roi_head.{part}.{i}.bn" for part in ("bbox_head.shared_convs", "mask_head.convs") for i in range(4)}
+
+
+def new_norms(name: str) -> set[str]:
+    """The normalisation of every layer that section 5.2 names; the demo has a smaller pyramid and mask head."""
+    levels, mask_convs = (3, 2) if "demo" in name else (4, 4)
+    neck = {f"neck.{part}.{i}.bn" for part in ("lateral_convs", "fpn_convs") for i in range(levels)}
+    box = {f"roi_head.bbox_head.shared_convs.{i}.bn" for i in range(4)}
+    return neck | box | {f"roi_head.mask_head.convs.{i}.bn" for i in range(mask_convs)}
 
 
 @functools.cache  # resolving takes mmengine a third of a second
@@ -220,8 +226,8 @@ def test_every_backbone_of_a_data_set_has_one_protocol():
 ])
 def test_the_pyramid_follows_the_encoder(encoder, stages, strides):
     """Levels of the pyramid's strides, all stages frozen, and channels that fit: the detector runs."""
-    config = copy.deepcopy(resolved("demo"))
-    config.model.backbone.update(encoder=encoder, cache_mib=0)
+    config = copy.deepcopy(resolved("coco_mini"))
+    config.model.backbone.update(encoder=encoder, frozen_stages="all")
     model = detector_config(config, ("a", "b"))
     assert (model["backbone"]["out_stages"], model["backbone"]["out_strides"]) == (stages, strides)
     init_default_scope("mmdet")
@@ -317,7 +323,7 @@ def test_sync_bn_is_in_every_layer_it_should_be_in(name, encoder, frozen):
     detector = build_detector(name, encoder).train()
     with torch.device("meta"):
         norms = {f"backbone.encoder.{norm}" for norm in modules_of(build_encoder(encoder), nn.BatchNorm2d)}
-    new = NECK_NORMS | HEAD_NORMS
+    new = new_norms(name)
     assert modules_of(detector, nn.SyncBatchNorm) == (new | norms if name.endswith(("10k", "1k")) else new)
     assert {key.split(".")[2] for key, parameter in detector.named_parameters() if not parameter.requires_grad} == frozen
     for norm in norms | new:
@@ -329,7 +335,7 @@ def test_sync_bn_is_in_every_layer_it_should_be_in(name, encoder, frozen):
 def test_new_layers_without_norm():
     """mmdet's deconvolution, fully connected and output layers and the RPN carry no normalisation; all others do."""
     detector = build_detector("loco_coco")
-    with_norm = {name.removesuffix("bn") + "conv" for name in NECK_NORMS | HEAD_NORMS}
+    with_norm = {name.removesuffix("bn") + "conv" for name in new_norms("loco_coco")}
     learned = modules_of(detector, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
     new = {name for name in learned if not name.startswith("backbone.")}
     assert new - with_norm == {
@@ -346,14 +352,14 @@ def test_norm_of_the_new_layers_is_one_value(name, norm):
     """Group norm of 32 groups in SyncBN's place, on 256 and 64 channels, or nothing; the backbone's norms stay."""
     synced, changed = build_detector(name), build_detector(name, new_layer_norm=norm)
     batch_norm = nn.modules.batchnorm._BatchNorm
-    assert modules_of(synced, batch_norm) - modules_of(changed, batch_norm) == NECK_NORMS | HEAD_NORMS
+    assert modules_of(synced, batch_norm) - modules_of(changed, batch_norm) == new_norms(name)
     groups = modules_of(changed, nn.GroupNorm)
     if norm == "GN":
-        assert {group.removesuffix("gn") + "bn" for group in groups} == NECK_NORMS | HEAD_NORMS
+        assert {group.removesuffix("gn") + "bn" for group in groups} == new_norms(name)
         assert {changed.get_submodule(group).num_groups for group in groups} == {32}
     else:
         assert groups == set()
-    for layer in NECK_NORMS | HEAD_NORMS:  # a bias where no normalisation has one
+    for layer in new_norms(name):  # a bias where no normalisation has one
         assert (changed.get_submodule(layer.removesuffix("bn") + "conv").bias is None) == (norm == "GN")
 
 
@@ -367,7 +373,7 @@ def test_unknown_norm_is_refused():
 def test_small_configs_build(name):
     """SyncBN in all new layers, batches of 4 of one orientation in a loop that resumes."""
     detector, config = build_detector(name), run_config(name)
-    assert modules_of(detector, nn.SyncBatchNorm) >= NECK_NORMS | HEAD_NORMS
+    assert modules_of(detector, nn.SyncBatchNorm) >= new_norms(name)
     assert (config.train_cfg.type, config.train_dataloader.batch_size) == ("ResumableIterTrainLoop", 4)
     assert config.train_dataloader.sampler == dict(type="AspectRatioSampler", batch_size=4)
     assert config.default_hooks.checkpoint.type == "AtomicCheckpointHook"

@@ -159,7 +159,7 @@ def diverged(content):
     ("change", "message"),
     [
         (of_resnet34, "holds the encoder resnet34, but resnet18 is needed"),
-        (of_other_classes, r"trained on 4 classes \(cat, dog, cow, owl\), but .* has 4 classes \(striped_disc"),
+        (of_other_classes, r"trained on 4 classes \(cat, dog, cow, owl\), but .* has 4 classes \(vertical_top"),
         (of_more_classes_without_record, r"1 of another shape \(roi_head.bbox_head.fc_cls.weight\)"),
         (with_renamed_key, r"1 missing \(backbone.encoder.conv1.weight\); 1 unexpected \(backbone.body.conv1.weight\)"),
         (diverged, r"1 not finite \(rpn_head.rpn_cls.bias\)"),

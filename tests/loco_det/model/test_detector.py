@@ -53,7 +53,7 @@ def test_knobs_change_the_speed_and_not_the_losses(options, tolerance):
 def test_boxes_keep_their_place_under_autocast():
     """Features of a box far from the origin are read where it is; in bfloat16 1033.7 would be 1032."""
     torch.manual_seed(0)
-    levels = tuple(torch.randn(1, 64, 300 >> i, 600 >> i) for i in range(4))
+    levels = tuple(torch.randn(1, 32, 300 >> i, 600 >> i) for i in range(3))
     boxes = torch.tensor([[0.0, 1033.7, 411.3, 1071.9, 455.1]])
     extractor = make_detector().roi_head.bbox_roi_extractor
     expected = extractor(levels, boxes)

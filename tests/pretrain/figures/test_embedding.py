@@ -84,8 +84,8 @@ def test_numbers_of_a_drawing_are_of_the_encoders_features(synthetic_root):
 
 def test_same_points_for_every_encoder_and_equal_bytes(synthetic_root, tmp_path):
     """Panels show as many points of each class; a second drawing has the same files byte for byte."""
-    first = draw(synthetic_root, ["random", "random"], classes=["striped_disc", "checkered_disc"])
-    second = draw(synthetic_root, ["random", "random"], classes=["striped_disc", "checkered_disc"])
+    first = draw(synthetic_root, ["random", "random"], classes=["vertical_top", "vertical_bottom"])
+    second = draw(synthetic_root, ["random", "random"], classes=["vertical_top", "vertical_bottom"])
     counts = [[len(dots.get_offsets()) for dots in axis.collections] for axis in first.figure.axes]
     assert counts[0] == counts[1]
     for a, b in zip(save_figure(first.figure, tmp_path / "a"), save_figure(second.figure, tmp_path / "b"), strict=True):
@@ -132,12 +132,12 @@ def test_checkpoints_of_one_run_have_unique_titles(synthetic_root, tmp_path):
 
 def test_bad_input(synthetic_root):
     """Unknown classes and stages list what there is; one class, or as many images as classes, is no embedding."""
-    with pytest.raises(ValueError, match="has no class 'cat'; it has checkered_disc, "):
+    with pytest.raises(ValueError, match="has no class 'cat'; it has side_by_side, "):
         draw(synthetic_root, classes=["cat"])
     with pytest.raises(ValueError, match="encoder of random has no stage 'res9'; it has res2, res3, res4, res5"):
         draw(synthetic_root, stage="res9")
     with pytest.raises(ValueError, match="at least two classes"):
-        draw(synthetic_root, classes=["striped_disc"])
+        draw(synthetic_root, classes=["vertical_top"])
     with pytest.raises(ValueError, match="2 images"):
         draw(synthetic_root, images=2)
     with pytest.raises(ValueError, match="random encoder needs --encoder"):
