@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
+from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from pretrain.encoders import Encoder
 from pretrain.encoders.layers import conv, init_like_resnet
+from pretrain.options import build_with_options, unknown_name
 
+HEADS = Registry("head", locations=["pretrain.heads"])
+STANDARD_HEAD = "ProjectionHead"
 CONV_PARTS = {
     "stage": "as deep as the next stage of the encoder",
     "network": "unit and head together are as deep as the encoder",
@@ -22,6 +29,7 @@ NORMS = {
 }
 
 
+@HEADS.register_module()
 class ProjectionHead(nn.Module):
     """Convolutions (optional), global average pooling and an MLP (LoCo, sections 4.2, 5.1 and 5.4).
 
@@ -69,11 +77,45 @@ class ProjectionHead(nn.Module):
         self.convs = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.mlp = mlp([channels, *[hidden] * (mlp_layers - 1), out_channels], norm)
+        self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature map ``(B, C, h, w)`` -> projection ``(B, out_channels)``, not normalised to length 1."""
         x = self.pool(self.convs(x)).flatten(1)  # (B, C)
         return self.mlp(x)
+
+
+def head_type(options: Mapping[str, Any]) -> type[nn.Module]:
+    """The registered class of a head's options, by their ``type``; :class:`ProjectionHead` without one.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    name, known = options.get("type", STANDARD_HEAD), HEADS.module_dict
+    if name not in known:
+        raise unknown_name("head", name, known)
+    return known[name]
+
+
+def build_head(
+    options: Mapping[str, Any], encoder: Encoder, block: int, fresh_encoder: Callable[[], Encoder] | None = None
+) -> nn.Module:
+    """Builds a head on the output of ``block``.
+
+    Args:
+        options: of the head's class, and its ``type``. A class takes ``encoder`` and ``block`` first, maps a feature map
+            ``(B, C, h, w)`` to projections ``(B, D)``, and says ``D`` in its attribute ``out_channels``.
+        encoder: the encoder.
+        block: the unit's last block.
+        fresh_encoder: for a class that has an argument of this name, see :class:`ProjectionHead`.
+
+    Raises:
+        ValueError: no head has that name, or its options do not fit.
+    """
+    make = head_type(options)
+    if "fresh_encoder" in inspect.signature(make).parameters:
+        make = partial(make, fresh_encoder=fresh_encoder)
+    return build_with_options("head", make, {k: v for k, v in options.items() if k != "type"}, encoder, block)
 
 
 def conv_part(

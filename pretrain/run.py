@@ -241,6 +241,7 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
         if runner.param_schedulers is not None:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     _learner(runner).check_optim_wrapper(runner.optim_wrapper)
+    _learner(runner).total_steps = runner.max_iters
     for hook in runner.hooks:
         if hasattr(hook, "check"):  # ours
             hook.check(runner)
