@@ -17,6 +17,7 @@ from pretrain.local.recompute import RecomputeRule
 from tests.pretrain.processes import run_in_processes
 
 STEPS = 3
+SMALL = dict(conv_blocks=1, hidden_channels=16, out_channels=8)
 CASES = {
     "simclr": dict(rule="simclr"),
     "gim": dict(rule="gim"),
@@ -27,6 +28,11 @@ CASES = {
     "upper gradient": dict(rule="upper_gradient"),
     "soft sharing": dict(rule="loco", soft_sharing=dict(coefficient=0.1)),
     "a user's objective with a parameter": dict(rule="halves", objective="LearnedScale"),
+    "Barlow Twins": dict(rule="loco", objective="BarlowTwins", head=SMALL, weights=[1, 2, 0.5, 1]),
+    "VICReg": dict(rule="gim", objective="VICReg", head=SMALL),
+    "SimSiam": dict(rule="loco", objective="SimSiam", head=SMALL),
+    "BYOL": dict(rule="loco", objective="BYOL", head=SMALL, total_steps=3),
+    "MoCo v2": dict(rule="gim", objective=dict(type="MoCoV2", queue_size=30), head=SMALL),
     "subsampling": dict(rule="loco", objective=dict(type="NTXent", temperature=0.5, threshold=0.3, average_over="kept")),
 }
 
@@ -66,7 +72,7 @@ def train(options: dict, batch_size: int, train_alone: bool = False) -> dict:
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_equal_one_process(tmp_path, world_size):
     """Losses, accuracies, gradients, weights and batch norm buffers of 2 x 6 and 4 x 3 images are those of 1 x 12."""
-    names = list(CASES) if world_size == 2 else ["loco", "soft sharing"]
+    names = list(CASES) if world_size == 2 else ["loco", "soft sharing", "BYOL", "MoCo v2"]
     found = run_in_processes(train_all, world_size, tmp_path, names)
     for name in names:
         expected = train(CASES[name], 12)
