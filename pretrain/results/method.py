@@ -271,7 +271,7 @@ def setting_of_config(config: Mapping[str, Any], num_images: int | None) -> dict
         "data": _without_execution(data),
         "images": num_images,
         "image_size": views.pop("size", None),
-        "views": {key: value for key, value in views.items() if key in VIEW_OPTIONS},
+        "views": {key: value for key, value in views.items() if key in VIEW_OPTIONS and value is not None},
         "epochs": config["train_cfg"]["max_epochs"],
         "batch_size": config["train_dataloader"]["batch_size"],
         "optimizer": optimizer,
