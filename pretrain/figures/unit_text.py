@@ -161,7 +161,8 @@ def _described(head: nn.Module, options: Mapping[str, Any]) -> tuple[str, tuple[
     linear = [layer for layer in head.mlp if isinstance(layer, nn.Linear)]
     convs, count = "", len(head.convs)
     if count:
-        convs = "3×3 conv" if options.get("conv_blocks") == "plain_conv" else f"{count} residual block{'s' * (count > 1)}"
+        plain = {"plain_conv": "3×3 conv", "expand": "1×1 conv"}
+        convs = plain.get(options.get("conv_blocks"), f"{count} residual block{'s' * (count > 1)}")
         convs += "" if options.get("downsample", True) else " without downsampling"
     return convs, (*(layer.in_features for layer in linear), linear[-1].out_features)
 

@@ -402,7 +402,8 @@ def _head_hints(head: Mapping[str, Any], standard: Mapping[str, Any]) -> list[st
         if key == "type" or (key in defaults and value == defaults[key]):
             continue
         if key == "conv_blocks":
-            words = {0: "no conv block", "plain_conv": "3x3 conv", "stage": "1 stage", "network": "full network"}
+            words = {0: "no conv block", "plain_conv": "3x3 conv", "expand": "1x1 conv", "stage": "1 stage",
+                     "network": "full network"}
             parts.append(words.get(value, f"{value} conv block{'s' * (value != 1)}"))
         else:
             parts.append({"downsample": "w/o downsampling", "mlp_layers": f"{value}-layer MLP"}.get(key, f"{key}={value}"))
