@@ -171,14 +171,21 @@ def test_losses_are_float32_under_autocast(name):
 
 
 def test_lightly_agrees():
+    """With its classes of these names; of BYOL, MoCo and SimSiam it has the loss without predictor and target."""
     lightly = pytest.importorskip("lightly.loss")
-    z1, z2 = (torch.randn(16, 8, dtype=torch.float64) for _ in range(2))
-    both = torch.cat([z1, z2])
+    z1, z2, t1, t2 = torch.randn(4, 16, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    both, targets = torch.cat([z1, z2]), torch.cat([t1, t2])
     assert BarlowTwins(0.01)(both)[0].item() == pytest.approx(lightly.BarlowTwinsLoss(0.01)(z1, z2).item(), rel=1e-6)
     assert VICReg()(both)[0].item() == pytest.approx(lightly.VICRegLoss()(z1, z2).item(), rel=1e-6)
-    simsiam = SimSiam(8)
-    simsiam.predictor = nn.Identity()
-    assert simsiam(both)[0].item() == pytest.approx(lightly.NegativeCosineSimilarity()(z1, z2).item(), rel=1e-6)
+    simsiam, byol, cosine = SimSiam(8), BYOL(8), lightly.NegativeCosineSimilarity()
+    simsiam.predictor = byol.predictor = nn.Identity()
+    assert simsiam(both)[0].item() == pytest.approx(cosine(z1, z2).item(), rel=1e-6)
+    expected = 4 + 2 * (cosine(z1, t2) + cosine(z2, t1)).item()
+    assert byol(both, targets)[0].item() == pytest.approx(expected, rel=1e-6)
+    moco, theirs = MoCoV2(8, queue_size=32).double(), lightly.NTXentLoss(0.2, memory_bank_size=(32, 8)).double()
+    for _ in range(4):  # both begin with random keys; after two batches of 16 they have the same
+        loss, expected = moco(z1, z2)[0].item(), theirs(z1.clone().requires_grad_(), z2).item()
+    assert loss == pytest.approx(expected, rel=1e-6)
 
 
 def learner_of(name: str, rule="gim", **options) -> LocalContrastiveLearner:
