@@ -1,4 +1,5 @@
 # SimSiam's recipe on ImageNet-1K for 100 epochs (Chen and He, 2021, section 3, "Baseline settings", and the official code).
+# The predictor's learning rate follows the schedule, as in the paper's baseline; the code's --fix-pred-lr is not there.
 _base_ = ["./pretrain_imagenet.py"]
 
 train_dataloader = dict(

@@ -53,7 +53,7 @@ class StepCost:
 
     Attributes:
         peak_bytes: everything alive at the peak, ``parameter_bytes + gradient_bytes + activation_bytes``.
-        parameter_bytes: parameters of the encoder and the heads.
+        parameter_bytes: parameters of the encoder, the heads and the objectives, and of a target network.
         gradient_bytes: of the parameter gradients, those alive at the peak.
         activation_bytes: everything else alive at the peak.
         account: ``activation_bytes`` by kind: images, buffers, activations (made in forward passes, repeated ones

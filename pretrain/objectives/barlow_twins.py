@@ -19,7 +19,7 @@ class BarlowTwins(Objective):
     ``sum_i (1 - C_ii)^2 + redundancy * sum_{i != j} C_ij^2``.
 
     Args:
-        redundancy: lambda, the weight of what is off the diagonal; 0.0051 in section 3.
+        redundancy: lambda, the weight of what is off the diagonal; 0.0051 in the official code.
 
     Raises:
         ValueError: ``redundancy`` is negative.

@@ -15,6 +15,8 @@ from pretrain.objectives.global_batch import spread, wide
 class SimSiam(Objective):
     """Each view's prediction of the other view's projection (Chen and He, 2021, eq. 1 to 4).
 
+    Batch norm at the end of the head has a weight and a bias, which the official code leaves out there.
+
     The loss is ``-(cos(p1, stopgrad(z2)) + cos(p2, stopgrad(z1))) / 2``, -1 at its best.
 
     Args:

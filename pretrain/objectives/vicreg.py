@@ -9,12 +9,12 @@ from torch import Tensor
 from pretrain.objectives.base import OBJECTIVES, Objective
 from pretrain.objectives.global_batch import global_views, off_diagonal, wide
 
-EPS = 1e-4  # added to variances (section 4.1)
+EPS = 1e-4  # added to variances
 
 
 @OBJECTIVES.register_module()
 class VICReg(Objective):
-    """Variance, invariance and covariance (Bardes et al., 2022, section 4.1), over the batch of all processes.
+    """Variance, invariance and covariance (Bardes et al., 2022, section 4), over the batch of all processes.
 
     The terms are scaled as in the authors' code, for which the published weights hold: the invariance is a mean over the
     dimensions, too (eq. 5 has their sum), and the variance term is the mean of the two views' (eq. 6 has the sum).
@@ -29,7 +29,7 @@ class VICReg(Objective):
     """
 
     label = "VICReg"
-    head = dict(mlp_layers=3, hidden_channels=8192, out_channels=8192)  # section 4.2
+    head = dict(mlp_layers=3, hidden_channels=8192, out_channels=8192)  # the paper's expander
 
     def __init__(self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0) -> None:
         super().__init__()

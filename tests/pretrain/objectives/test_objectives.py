@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from pretrain.distributed import comm
+from pretrain.distributed.data_parallel import DataParallelLearner
 from pretrain.distributed.sync_batchnorm import convert_batchnorm
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.objectives import BYOL, BarlowTwins, MoCoV2, Objective, SimSiam, VICReg, build_objective
@@ -303,6 +304,7 @@ def test_the_queue_holds_the_latest_keys_in_turn():
     (lambda: build_objective(dict(type="BYOL", width=3), 4), "unknown option 'width'"),
     (lambda: build_objective("SimSiam"), "'SimSiam' needs to know the dimension"),
     (lambda: learner_of("BYOL", "loco", soft_sharing=dict(coefficient=0.1)), "soft_sharing cannot.*BYOL.*BarlowTwins"),
+    (lambda: DataParallelLearner(learner_of("MoCoV2"), sync_batchnorm=False), "MoCo v2 needs sync_batchnorm=True"),
     (lambda: learner_of("MoCoV2").train_only(0), "one after the other with MoCo v2.*BarlowTwins"),
 ])
 def test_what_does_not_fit_is_refused(make, message):
