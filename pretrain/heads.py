@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
+from mmengine.registry import Registry
 from torch import Tensor, nn
 
 from pretrain.encoders import Encoder
 from pretrain.encoders.layers import conv, init_like_resnet
+from pretrain.options import build_with_options, unknown_name
 
+HEADS = Registry("head", locations=["pretrain.heads"])
+STANDARD_HEAD = "ProjectionHead"
 CONV_PARTS = {
     "stage": "as deep as the next stage of the encoder",
     "network": "unit and head together are as deep as the encoder",
     "plain_conv": "a 3x3 convolution with batch norm and ReLU, and on the encoder's end nothing",
+    "expand": "a 1x1 convolution with batch norm and ReLU to the width of the encoder's last block",
 }
 NORMS = {
     "hidden": "after every linear layer but the last",
@@ -22,6 +30,7 @@ NORMS = {
 }
 
 
+@HEADS.register_module()
 class ProjectionHead(nn.Module):
     """Convolutions (optional), global average pooling and an MLP (LoCo, sections 4.2, 5.1 and 5.4).
 
@@ -32,7 +41,8 @@ class ProjectionHead(nn.Module):
         encoder: the encoder whose kind of residual block the convolutional part uses.
         block: the unit's last block.
         conv_blocks: residual blocks before the pooling: a number (0 for SimCLR and GIM, 1 for LoCo in the main results),
-            or what a name in :data:`CONV_PARTS` says, for which see :func:`conv_part`. The projector of decoupled SimCLR
+            or what a name in :data:`CONV_PARTS` says, for which see :func:`conv_part`. ``"expand"`` is that of
+            blockwise Barlow Twins (Siddiqui et al., 2023). The projector of decoupled SimCLR
             is ``conv_blocks="plain_conv", norm="none"`` (Fournier et al., 2023, appendix, "Split details").
         downsample: whether the first of a number of blocks, or the plain convolution, halves the resolution (Table 4:
             "w/o ds" otherwise). Blocks taken from an encoder downsample where the encoder does.
@@ -69,11 +79,45 @@ class ProjectionHead(nn.Module):
         self.convs = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.mlp = mlp([channels, *[hidden] * (mlp_layers - 1), out_channels], norm)
+        self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature map ``(B, C, h, w)`` -> projection ``(B, out_channels)``, not normalised to length 1."""
         x = self.pool(self.convs(x)).flatten(1)  # (B, C)
         return self.mlp(x)
+
+
+def head_type(options: Mapping[str, Any]) -> type[nn.Module]:
+    """The registered class of a head's options, by their ``type``; :class:`ProjectionHead` without one.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    name, known = options.get("type", STANDARD_HEAD), HEADS.module_dict
+    if name not in known:
+        raise unknown_name("head", name, known)
+    return known[name]
+
+
+def build_head(
+    options: Mapping[str, Any], encoder: Encoder, block: int, fresh_encoder: Callable[[], Encoder] | None = None
+) -> nn.Module:
+    """Builds a head on the output of ``block``.
+
+    Args:
+        options: of the head's class, and its ``type``. A class takes ``encoder`` and ``block`` first, maps a feature map
+            ``(B, C, h, w)`` to projections ``(B, D)``, and says ``D`` in its attribute ``out_channels``.
+        encoder: the encoder.
+        block: the unit's last block.
+        fresh_encoder: for a class that has an argument of this name, see :class:`ProjectionHead`.
+
+    Raises:
+        ValueError: no head has that name, or its options do not fit.
+    """
+    make = head_type(options)
+    if "fresh_encoder" in inspect.signature(make).parameters:
+        make = partial(make, fresh_encoder=fresh_encoder)
+    return build_with_options("head", make, {k: v for k, v in options.items() if k != "type"}, encoder, block)
 
 
 def conv_part(
@@ -92,6 +136,7 @@ def conv_part(
       blocks as that stage has.
     - ``"plain_conv"``: a 3x3 convolution of the width of ``block`` with batch norm and ReLU, of stride 2 if ``downsample``;
       the unit at the encoder's end gets none.
+    - ``"expand"``: a 1x1 convolution of stride 1 to the width of the encoder's last block, with batch norm and ReLU.
 
     Raises:
         ValueError: ``conv_blocks`` is neither a number >= 0 nor known, or ``fresh_encoder`` is lacking.
@@ -99,7 +144,10 @@ def conv_part(
     if conv_blocks == "plain_conv":
         at_end = block == encoder.num_blocks - 1
         channels = encoder.block_channels[block]
-        return [] if at_end else [_plain_conv(channels, stride=2 if downsample else 1)], channels
+        return [] if at_end else [_plain_conv(channels, channels, 3, stride=2 if downsample else 1)], channels
+    if conv_blocks == "expand":
+        channels = encoder.block_channels[-1]
+        return [_plain_conv(encoder.block_channels[block], channels, 1, stride=1)], channels
     if conv_blocks in CONV_PARTS:
         ranges = list(encoder.stages.values())
         stage = next(k for k, (start, end) in enumerate(ranges) if start <= block < end)
@@ -115,8 +163,8 @@ def conv_part(
     return [encoder.head_block(block, stride) for stride in strides], encoder.block_channels[block]
 
 
-def _plain_conv(channels: int, stride: int) -> nn.Sequential:
-    layers = nn.Sequential(conv(channels, channels, 3, stride), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+def _plain_conv(in_channels: int, channels: int, size: int, stride: int) -> nn.Sequential:
+    layers = nn.Sequential(conv(in_channels, channels, size, stride), nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
     init_like_resnet(layers)
     return layers
 

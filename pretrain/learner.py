@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from pretrain.distributed.comm import GradientAverager, average
 from pretrain.encoders import Encoder, build_encoder
-from pretrain.heads import ProjectionHead
+from pretrain.heads import build_head
 from pretrain.local.executor import LocalBackprop
 from pretrain.local.sequential import check_separable
 from pretrain.local.soft_sharing import SoftSharing, SoftSharingBackprop
+from pretrain.local.target import TargetNetwork
 from pretrain.local.units import LocalUnit, build_units, unit_names, untrained_blocks
-from pretrain.objectives import Objective, build_objective
+from pretrain.objectives import OBJECTIVES, Objective, build_objective, head_options, objective_type
 from pretrain.options import build_with_options
 
 AUTOCAST = {None: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,9 +45,12 @@ class LocalContrastiveLearner(BaseModel):
     Args:
         encoder: an encoder, or a name or config for :func:`pretrain.encoders.build_encoder`.
         rule: learning rule or list of block ranges, see :func:`pretrain.local.units.build_units`.
-        head: options of :class:`~pretrain.heads.ProjectionHead`, the same for every unit.
+        head: options of the heads, the same for every unit, see :func:`pretrain.heads.build_head`; they go before those that
+            the objective brings.
         objective: name or config of the objective, the same for every unit, see
             :func:`pretrain.objectives.build_objective`.
+        weights: what every unit's loss is multiplied with, in the units' order; None for 1.
+        total_steps: steps of the whole training, where the objective needs it (BYOL); ``tools/pretrain.py`` sets it.
         autocast: ``"bfloat16"`` or ``"float16"`` to run the forward passes in that type, None for float32; float16 needs the
             :class:`~pretrain.engine.optimizers.LossScalingOptimWrapper`. Losses are computed in float32 whatever this is.
         channels_last: keep convolution weights and inputs in channels-last order.
@@ -62,6 +66,7 @@ class LocalContrastiveLearner(BaseModel):
 
     Attributes:
         config: the options that say what is trained, as they were given.
+        target: the momentum average of encoder and heads, for objectives that need one; otherwise None.
 
     Raises:
         ValueError: an argument does not fit; the message says which and what would.
@@ -73,6 +78,8 @@ class LocalContrastiveLearner(BaseModel):
         rule: str | Mapping | Sequence,
         head: Mapping | None = None,
         objective: str | Mapping = "NTXent",
+        weights: Sequence[float] | None = None,
+        total_steps: int | None = None,
         autocast: str | None = None,
         channels_last: bool = False,
         compile: str | None = None,
@@ -88,8 +95,8 @@ class LocalContrastiveLearner(BaseModel):
         if compile is not None and recompute != "none":
             raise ValueError(f"compile={compile!r} cannot be combined with recompute={recompute!r}, which takes the blocks' "
                              "graphs apart; leave one of them out")
-        self.config = dict(encoder=encoder, rule=rule, head=head, objective=objective, soft_sharing=soft_sharing,
-                           method_name=method_name)
+        self.config = dict(encoder=encoder, rule=rule, head=head, objective=objective, weights=weights,
+                           soft_sharing=soft_sharing, method_name=method_name)
         self.autocast = autocast
         given = isinstance(encoder, Encoder)
         self.encoder = encoder if given else build_encoder(encoder)
@@ -99,15 +106,21 @@ class LocalContrastiveLearner(BaseModel):
         if untrained:
             print_log(f"allow_untrained: no local unit updates blocks {', '.join(map(str, untrained))}; they stay as they "
                       "are initialised", logger="current", level=logging.WARNING)
-        make_head = partial(ProjectionHead, fresh_encoder=None if given else partial(build_encoder, encoder))
-        heads = [build_with_options("head", make_head, head or {}, self.encoder, unit.end - 1)
-                    for unit in self.units]
+        self.weights = _checked_weights(weights, self.units)
+        make = objective_type(objective)
+        options, fresh_encoder = head_options(make, head), None if given else partial(build_encoder, encoder)
+        heads = [build_head(options, self.encoder, unit.end - 1, fresh_encoder) for unit in self.units]
+        self.objectives = nn.ModuleList(build_objective(objective, getattr(head, "out_channels", None)) for head in heads)
         self.soft_sharing = None
         if soft_sharing is not None:
+            if make.target_views is not None:
+                raise ValueError(f"soft_sharing cannot be combined with {make.label}, which needs a target network; with it "
+                                 f"go {', '.join(_without_target())}")
             self.soft_sharing = build_with_options("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
             heads = self.soft_sharing.extend(heads)
         self.heads = nn.ModuleList(heads)
-        self.objectives = nn.ModuleList(build_objective(objective) for _ in self.units)
+        self.target = None if make.target_views is None else TargetNetwork(self.encoder, self.heads, self.units)
+        self.total_steps = total_steps
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -144,13 +157,16 @@ class LocalContrastiveLearner(BaseModel):
             scale: applied to every loss before its backward pass, such as ``torch.amp.GradScaler.scale`` with float16.
 
         Returns:
-            Log variables: ``loss`` (sum over units), per unit ``loss_<unit>`` and what else the objective measures, such as
-            ``accuracy_<unit>``; with soft sharing ``penalty``, which ``loss`` does not contain. All are of the global batch.
+            Log variables: ``loss`` (weighted sum over units), per unit ``loss_<unit>`` and what else the objective measures,
+            such as ``accuracy_<unit>``; with soft sharing ``penalty``, which ``loss`` does not contain. All are of the
+            global batch.
         """
         scale = scale or nn.Identity()
         active = range(len(self.units)) if self._alone is None else [self._alone]
-        losses = {self.unit_names[index]: _UnitLoss(self.heads[index], self.objectives[index], scale) for index in active}
-        images = views.transpose(0, 1).flatten(0, 1)  # (2N, 3, H, W), first views first
+        targets = self._targets(views)
+        losses = {self.unit_names[index]: _UnitLoss(self.heads[index], self.objectives[index], targets[index],
+                                                    self.weights[index], scale) for index in active}
+        images = _images_of(views, self.objectives[0].views)
         self.backprop.step(self.normalise(images), list(losses.values()))  # no name, so that the executor can free them
         if self.gradient_averager is not None:
             self.gradient_averager.finish()
@@ -158,6 +174,22 @@ class LocalContrastiveLearner(BaseModel):
         if self.soft_sharing is not None:
             logs["penalty"] = self.soft_sharing.descend(scale)
         return logs
+
+    def _targets(self, views: Tensor) -> Sequence[tuple[Tensor, ...]]:
+        """What each unit's objective gets of the target network, which follows the last step's weights first."""
+        if self.target is None:
+            return [()] * len(self.units)
+        objective, last_step = self.objectives[0], max(0, self.target.step - 1)
+        self.target.follow(self.encoder, self.heads, objective.target_momentum(last_step, self.total_steps))
+        with self.autocast_context():
+            return [(z,) for z in self.target(self.normalise(_images_of(views, objective.target_views)))]
+
+    def check_separable(self) -> None:
+        """Refuses, with a ``ValueError``, what cannot be trained one unit after the other, see :meth:`train_only`."""
+        if self.target is not None:
+            raise ValueError(f"units cannot be trained one after the other with {self.objectives[0].label}, whose target "
+                             f"network averages all of them; with it go {', '.join(_without_target())}")
+        check_separable(self.units)
 
     def train_only(self, index: int | None) -> None:
         """Trains unit ``index`` alone from now on, or all of them again.
@@ -167,14 +199,14 @@ class LocalContrastiveLearner(BaseModel):
 
         Raises:
             ValueError: there is no such unit, or the units cannot be trained one after the other, see
-                :func:`pretrain.local.sequential.check_separable`.
+                :func:`pretrain.local.sequential.check_separable`, or not with this objective.
         """
         if index is None:
             self.backprop = self._executor(self.units, self.allow_untrained)
         else:
             if index not in range(len(self.units)):
                 raise ValueError(f"there is no unit {index!r}; the {len(self.units)} units are counted from 0")
-            check_separable(self.units)
+            self.check_separable()
             self.backprop = self._executor([self.units[index]], allow_untrained=True)
         self._alone = index
         if self.gradient_averager is not None:
@@ -229,34 +261,62 @@ class LocalContrastiveLearner(BaseModel):
             module.compile(backend=backend)
 
 
+def _images_of(views: Tensor, which: slice) -> Tensor:
+    """Views ``(N, 2, 3, H, W)`` -> images ``(V N, 3, H, W)`` of the ``V`` views asked for, one view after the other."""
+    return views[:, which].transpose(0, 1).flatten(0, 1)
+
+
+def _checked_weights(weights: Sequence[float] | None, units: Sequence[LocalUnit]) -> list[float]:
+    """One weight per unit."""
+    if weights is None:
+        return [1.0] * len(units)
+    if len(weights) != len(units) or not all(0 <= weight < float("inf") for weight in weights):
+        raise ValueError(f"weights is {list(weights)}; {len(units)} finite numbers of at least 0 are needed, one per unit")
+    return list(weights)
+
+
+def _without_target() -> list[str]:
+    return sorted(name for name, make in OBJECTIVES.module_dict.items() if make.target_views is None)
+
+
 class _UnitLoss:
     """A unit's head and objective for one step.
 
     Attributes:
-        loss: of this process's rows, detached.
+        weight: of the loss among the units.
+        loss: of this process's rows, detached and not weighted.
         metrics: what else the objective measures on these rows by name, such as the contrastive accuracy.
     """
 
-    def __init__(self, head: nn.Module, objective: Objective, scale: Callable[[Tensor], Tensor]) -> None:
-        self._head, self._objective, self._scale = head, objective, scale
+    def __init__(
+        self,
+        head: nn.Module,
+        objective: Objective,
+        targets: tuple[Tensor, ...],
+        weight: float,
+        scale: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._head, self._objective, self._targets, self._scale = head, objective, targets, scale
+        self.weight = weight
         self.loss: Tensor | None = None
         self.metrics: dict[str, Tensor] = {}
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Feature map ``(2N, C, h, w)`` -> the loss, scaled for the backward pass."""
-        loss, self.metrics = self._objective(self._head(features))
+        """Feature map ``(2N, C, h, w)`` -> the loss, weighted and scaled for the backward pass."""
+        loss, self.metrics = self._objective(self._head(features), *self._targets)
         if taken := [name for name in self.metrics if name.startswith("loss")]:
             raise ValueError(f"{type(self._objective).__name__} logs {taken[0]!r}, but names that begin with 'loss' are "
                              "the losses of units in the log; rename it")
         self.loss = loss.detach()
-        return self._scale(loss)
+        return self._scale(loss if self.weight == 1 else self.weight * loss)
 
 
 def _logs_of(losses: Mapping[str, _UnitLoss]) -> dict[str, Tensor]:
-    """Losses and metrics by unit, means over all processes, and the sum of the losses."""
+    """Losses and metrics by unit, means over all processes, and the weighted sum of the losses."""
     by_unit = {unit: {"loss": each.loss, **each.metrics} for unit, each in losses.items()}
     values = average(torch.stack([torch.stack([*quantities.values()]) for quantities in by_unit.values()]))  # (units, q)
-    logs = {"loss": values[:, 0].sum()}
+    weights = [each.weight for each in losses.values()]
+    logs = {"loss": (values[:, 0] if set(weights) == {1} else values[:, 0] * values.new_tensor(weights)).sum()}
     for quantity, column in zip(next(iter(by_unit.values())), values.T, strict=True):
         logs |= {f"{quantity}_{unit}": value for unit, value in zip(by_unit, column, strict=True)}
     return logs

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
@@ -31,6 +32,7 @@ from pretrain.engine.optimizers import check_no_accumulation, check_schedule, re
 from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir
 from pretrain.errors import RunInterrupted
 from pretrain.learner import LocalContrastiveLearner
+from pretrain.options import build_with_options
 from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
 from pretrain.results.store import PRETRAINING, RecordError, measurement, new_record, read_record, write_record
 from pretrain.results.training_log import read_training_log
@@ -208,7 +210,7 @@ def _finish_record(work_dir: Path, seconds: float | None) -> None:
         log = None
     if log is not None:
         record["rows"] = [measurement(dataset, PRETRAINING, metric, log.last_epoch_mean(f"{metric}_{unit}"), stage=unit)
-                          for unit in log.units() for metric in log.metrics(unit)]
+                          for unit in log.units() for metric in log.metrics(unit) if metric != "knn"]
     write_record(path, record)
 
 
@@ -232,6 +234,9 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
         randomness=dict(config.get("randomness", {}), seed=seed),
         launcher=launcher if comm.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
     ), format_python_code=False))  # yapf would format it for the log, for each dump and for every checkpoint
+    if config.get("monitor") is not None:
+        import_modules_from_strings("pretrain.eval.monitor")  # by name, as configs have it: evaluation builds on this module
+        runner.register_hook(build_with_options("monitor", HOOKS.get("KnnMonitorHook"), config["monitor"]))
     with comm.main_process_first(), _naming("train_dataloader"):
         assert runner.train_loop is not None  # builds the data set
     _check_images(runner, config, resumed)
@@ -241,6 +246,7 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
         if runner.param_schedulers is not None:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     _learner(runner).check_optim_wrapper(runner.optim_wrapper)
+    _learner(runner).total_steps = runner.max_iters
     for hook in runner.hooks:
         if hasattr(hook, "check"):  # ours
             hook.check(runner)

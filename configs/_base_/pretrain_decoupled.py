@@ -6,7 +6,7 @@ model = dict(
     type="LocalContrastiveLearner",
     encoder=dict(type="resnet50", stem="small"),
     rule=dict(type="decoupled", k=1),
-    head=dict(conv_blocks="plain_conv", mlp_layers=2, norm="none", out_channels=128),  # appendix, "Split details"
+    head=dict(conv_blocks="plain_conv", norm="none"),  # appendix, "Split details"; MLP of the objective, 2 layers to 128
     objective=dict(type="NTXent", temperature=0.5),  # Fournier et al., section 4
     channels_last=True,
 )

@@ -2,6 +2,6 @@
 model = dict(
     type="LocalContrastiveLearner",
     rule=dict(type="loco"),
-    head=dict(conv_blocks=1, downsample=True, mlp_layers=2, out_channels=128),  # LoCo, section 5.4: one conv block
+    head=dict(conv_blocks=1),  # LoCo, section 5.4: one conv block; MLP of the objective, 2 layers to 128
     objective=dict(type="NTXent", temperature=0.1),  # ours: LoCo does not state it
 )

@@ -53,7 +53,7 @@ class StepCost:
 
     Attributes:
         peak_bytes: everything alive at the peak, ``parameter_bytes + gradient_bytes + activation_bytes``.
-        parameter_bytes: parameters of the encoder and the heads.
+        parameter_bytes: parameters of the encoder, the heads and the objectives, and of a target network.
         gradient_bytes: of the parameter gradients, those alive at the peak.
         activation_bytes: everything else alive at the peak.
         account: ``activation_bytes`` by kind: images, buffers, activations (made in forward passes, repeated ones
@@ -101,7 +101,7 @@ def step_cost(
     Args:
         encoder: name or config of the encoder.
         method: a name in :data:`METHODS`, :data:`CHECKPOINTED`, or the learner's options.
-        batch_size: images of the step, of each of which two views pass through the encoder.
+        batch_size: images of the step, of each of which two views pass through the encoder, where the objective has it so.
         image_size: side of the views.
         recompute: see :data:`pretrain.local.segments.RECOMPUTE`.
         autocast: type of the forward passes, see :class:`~pretrain.learner.LocalContrastiveLearner`; by torch's rules for
@@ -279,7 +279,8 @@ def build_learner(
     options = METHODS[BASELINE] if method == CHECKPOINTED else METHODS.get(method) if isinstance(method, str) else method
     if options is None:
         raise unknown_name("method", method, [*METHODS, CHECKPOINTED], ", and pretraining configs, configs/pretrain/*.py")
-    return LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast})
+    return LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast,
+                                     "total_steps": 1})
 
 
 def views_shape(batch_size: int, image_size: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from pretrain.data.views import (
     CROP_ATTEMPTS,
     CROP_RATIO,
     JITTER_PROBABILITY,
+    SOLARIZED_FROM,
     ViewOptions,
     blur_kernel_size,
     jitter_strengths,
@@ -58,23 +59,39 @@ class BatchedTwoViews(ViewOptions):
             images: ``(N, 3, H, W)`` uint8, RGB.
             keys: ``(N, 3)`` int64 on the same device: seed, epoch and index of each.
         """
-        numbers = torch.stack([uniforms(keys, sum(DRAWS), stream=view) for view in (0, 1)], dim=1)  # (N, 2, draws)
-        twice = images[:, None].expand(-1, 2, -1, -1, -1)  # (N, 2, 3, H, W)
+        numbers = [uniforms(keys, sum(DRAWS), stream=view) for view in (0, 1)]  # 2 x (N, draws)
+        chances = [uniforms(keys, 1, stream=view) for view in (2, 3)] if self._solarizes() else [None, None]  # 2 x (N, 1)
         with torch.autocast(images.device.type, enabled=False):
-            views = self._view(twice.flatten(0, 1), numbers.flatten(0, 1))
-        return views.unflatten(0, (len(images), 2))
+            if self.second is not None:
+                return torch.stack([options._view(images, *drawn)
+                                    for options, *drawn in zip(self.of_views, numbers, chances, strict=True)], dim=1)
+            twice = images[:, None].expand(-1, 2, -1, -1, -1).flatten(0, 1)  # (2N, 3, H, W), the views of an image together
+            drawn = [None if each[0] is None else torch.stack(each, dim=1).flatten(0, 1) for each in (numbers, chances)]
+            return self._view(twice, *drawn).unflatten(0, (len(images), 2))
 
-    def _view(self, images: Tensor, numbers: Tensor) -> Tensor:
-        """Images ``(M, 3, H, W)`` uint8 and uniform numbers ``(M, sum(DRAWS))`` -> a view each, ``(M, 3, S, S)`` uint8."""
+    def _solarizes(self) -> bool:
+        return any(options.solarize for options in self.of_views)
+
+    def _view(self, images: Tensor, numbers: Tensor, chances: Tensor | None = None) -> Tensor:
+        """A view of every image, ``(M, 3, S, S)`` uint8.
+
+        Args:
+            images: ``(M, 3, H, W)`` uint8.
+            numbers: uniform numbers ``(M, sum(DRAWS))``.
+            chances: as many for solarization, ``(M, 1)``; None without.
+        """
         attempts, place, flip, apply_jitter, strengths, shuffle, gray, blur = numbers.split(DRAWS, dim=1)
         boxes = crop_boxes(attempts, place, *images.shape[-2:], self.min_scale)
         views = resized_crop(images.float() / 255, boxes, flip[:, 0] < 0.5, self.size).clamp_(0, 1)
         if self.color_strength > 0:
-            factors = jitter_factors(strengths, apply_jitter < JITTER_PROBABILITY, self.color_strength)
+            factors = jitter_factors(strengths, apply_jitter < JITTER_PROBABILITY, self.color_strength, self.saturation)
             views = jitter(views, factors, order=shuffle.argsort(dim=1, stable=True))
         views = torch.where(_per_sample(gray < self.grayscale), to_gray(views), views)
         low, high = BLUR_SIGMA
         views = gaussian_blur(views, low + (high - low) * blur[:, 1], blur[:, 0] < self.blur, blur_kernel_size(self.size))
+        if chances is not None:
+            inverted = _per_sample(chances < (self.solarize or 0)) & (views >= SOLARIZED_FROM / 255)
+            views = torch.where(inverted, 1 - views, views)
         return views.mul_(255).round_().to(torch.uint8)
 
 
@@ -159,15 +176,17 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, 0))
 
 
-def jitter_factors(numbers: Tensor, applied: Tensor, strength: float) -> Tensor:
+def jitter_factors(numbers: Tensor, applied: Tensor, strength: float, saturation: float | None = None) -> Tensor:
     """ColorJitter's factors: uniform in 1 ± 0.8 strength, but not below 0, and hue shifts in ± 0.2 strength.
+
+    ``saturation`` is in place of 0.8 for the saturation.
 
     Returns:
         ``(M, 4)`` of uniform numbers ``(M, 4)``: factors of brightness, contrast and saturation, and the hue's shift in
         turns; where ``applied`` ``(M, 1)`` is False, factors that change nothing.
     """
     columns = []
-    for operation, spread in enumerate(jitter_strengths(strength)):
+    for operation, spread in enumerate(jitter_strengths(strength, saturation)):
         neutral = 0.0 if operation == HUE else 1.0
         low = -spread if operation == HUE else max(0.0, 1 - spread)
         drawn = low + (neutral + spread - low) * numbers[:, operation : operation + 1]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ CROP_RATIO = (3 / 4, 4 / 3)  # width over height
 CROP_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 JITTER_PROBABILITY = 0.8
 BLUR_SIGMA = (0.1, 2.0)  # pixels
+SOLARIZED_FROM = 128  # levels
 LEVELS = np.arange(256, dtype=np.float32)
 # the most random numbers that a view takes: area and ratio of every attempt; place; flip; whether to jitter, factors, order;
 # gray; whether to blur, and sigma
@@ -46,10 +47,16 @@ class ViewOptions:
         color_strength: 1.0 is jitter 0.8 / 0.8 / 0.8 / 0.2 (brightness, contrast, saturation, hue), applied with p 0.8.
         grayscale: probability of a gray view.
         blur: probability of a Gaussian blur with sigma 0.1 to 2 and a kernel of 10% of the side.
+        saturation: strength of the saturation's jitter at colour strength 1; None for 0.8. BYOL has 0.4 at 0.5.
+        solarize: probability that levels of 128 and above are inverted, last of all; None for never.
+        second: options of the second view where it differs from the first, as BYOL's does; None where it does not.
+
+    Attributes:
+        of_views: the options of both views.
 
     Raises:
-        ValueError: the size is below 8 pixels, a share or probability lies outside [0, 1], or the colour strength outside
-            [0, 2.5].
+        ValueError: the size is below 8 pixels, a share or probability lies outside [0, 1], the colour strength outside
+            [0, 2.5], or the second view has another size.
     """
 
     size: int
@@ -57,12 +64,18 @@ class ViewOptions:
     color_strength: float = 1.0
     grayscale: float = 0.2
     blur: float = 0.5
+    saturation: float | None = None
+    solarize: float | None = None
+    second: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.second is not None and self.second.get("size", self.size) != self.size:
+            raise ValueError(f"the second view has size {self.second['size']}, the first {self.size}; both need one size")
+        self.of_views = (self, self if self.second is None else replace(self, **{"second": None, **self.second}))
         if self.size < 8:
             raise ValueError(f"view size is {self.size}; at least 8 pixels are needed")
-        for name in ("min_scale", "grayscale", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ("min_scale", "grayscale", "blur", "saturation", "solarize"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         if not 0 <= self.color_strength <= 2.5:
             raise ValueError(f"color_strength is {self.color_strength}; it must lie in [0, 2.5] (at 2.5 every hue is drawn)")
@@ -85,8 +98,11 @@ class TwoViews(ViewOptions):
             cv2.setNumThreads(0)  # workers have no use for more threads; torch limits its own in them, OpenCV does not
         views = torch.empty((2, 3, self.size, self.size), dtype=torch.uint8)
         # two rows of numbers at once, because a call of the generator costs more than the numbers do
-        for view, numbers in zip(views, torch.rand(2, DRAWS, dtype=torch.float64).tolist(), strict=True):
-            drawn = self._view(pixels, uniform=iter(numbers).__next__)  # (size, size, 3)
+        rows = torch.rand(2, DRAWS, dtype=torch.float64).tolist()
+        for view, options, numbers in zip(views, self.of_views, rows, strict=True):
+            drawn = options._view(pixels, uniform=iter(numbers).__next__)  # (size, size, 3)
+            if options.solarize and torch.rand(()) < options.solarize:  # the others' numbers do not depend on it
+                drawn = np.where(drawn < SOLARIZED_FROM, drawn, 255 - drawn)
             view.copy_(torch.from_numpy(drawn).permute(2, 0, 1))
         return views
 
@@ -96,7 +112,7 @@ class TwoViews(ViewOptions):
         if uniform() < 0.5:
             view = cv2.flip(view, 1)
         if self.color_strength > 0 and uniform() < JITTER_PROBABILITY:
-            view = jitter(view, self.color_strength, uniform)
+            view = jitter(view, self.color_strength, uniform, self.saturation)
         if uniform() < self.grayscale:
             view = to_gray(view)
         if uniform() < self.blur:
@@ -104,9 +120,10 @@ class TwoViews(ViewOptions):
         return view
 
 
-def jitter_strengths(color_strength: float) -> tuple[float, float, float, float]:
-    """Strength of brightness, contrast, saturation and hue jitter."""
-    return 0.8 * color_strength, 0.8 * color_strength, 0.8 * color_strength, 0.2 * color_strength
+def jitter_strengths(color_strength: float, saturation: float | None = None) -> tuple[float, float, float, float]:
+    """Strength of brightness, contrast, saturation and hue jitter; see :class:`ViewOptions`."""
+    return (0.8 * color_strength, 0.8 * color_strength, (0.8 if saturation is None else saturation) * color_strength,
+            0.2 * color_strength)
 
 
 def blur_kernel_size(size: int) -> int:
@@ -141,9 +158,9 @@ def resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     return np.ascontiguousarray(view[0].permute(1, 2, 0).numpy())
 
 
-def jitter(view: np.ndarray, color_strength: float, uniform: Uniform) -> np.ndarray:
+def jitter(view: np.ndarray, color_strength: float, uniform: Uniform, saturation: float | None = None) -> np.ndarray:
     """ColorJitter of ``(H, W, 3)`` uint8: brightness, contrast, saturation, hue by random factors in a random order."""
-    *spreads, turn = jitter_strengths(color_strength)
+    *spreads, turn = jitter_strengths(color_strength, saturation)
     factors = [_between(max(0.0, 1 - spread), 1 + spread, uniform()) for spread in spreads]
     factors.append(_between(-turn, turn, uniform()))
     adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)

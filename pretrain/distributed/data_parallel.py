@@ -17,8 +17,9 @@ from pretrain.distributed.sync_batchnorm import convert_batchnorm
 class DataParallelLearner(nn.Module):
     """Makes a learner compute in every process what one process would compute with the whole batch.
 
-    All begin with the first process's weights; batch norm takes its statistics over the global batch, NT-Xent its negatives,
-    and gradients are averaged block by block while the executor goes on. The losses that are logged are the global ones.
+    All begin with the first process's weights; batch norm takes its statistics over the global batch, objectives their
+    statistics and negatives, and gradients are averaged block by block while the executor goes on. The losses that are
+    logged are the global ones.
 
     Args:
         module: the learner, on its device.
@@ -30,6 +31,9 @@ class DataParallelLearner(nn.Module):
         super().__init__()
         if sync_batchnorm:
             _synchronise_batchnorm(module)
+        elif alone := [each.label for each in module.objectives if each.global_batchnorm]:
+            raise ValueError(f"{alone[0]} needs sync_batchnorm=True: batch norm over each process's own images reveals "
+                             "which key belongs to a query; remove it from model_wrapper_cfg")
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, src=0)
         encoder = module.encoder
@@ -50,7 +54,9 @@ class DataParallelLearner(nn.Module):
 
 def _synchronise_batchnorm(learner: nn.Module) -> None:
     if next(learner.parameters()).is_cuda and learner.recompute == "none":  # torch's own cannot be recomputed
-        learner.encoder.convert_sync_batchnorm()
-        nn.SyncBatchNorm.convert_sync_batchnorm(learner.heads)
+        for part in filter(None, (learner, learner.target)):
+            part.encoder.convert_sync_batchnorm()
+            nn.SyncBatchNorm.convert_sync_batchnorm(part.heads)
+        nn.SyncBatchNorm.convert_sync_batchnorm(learner.objectives)
     else:
         convert_batchnorm(learner)

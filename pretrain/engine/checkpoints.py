@@ -34,7 +34,7 @@ NEEDED_TO_RESUME = ("state_dict", "optimizer", "meta", RANDOM_STATES_KEY)
 FORMAT = "loco-det-backbone"
 FORMAT_VERSION = 2
 ENCODER_PREFIX = "encoder."
-KNOWN_EXTRAS = ("fc.", "heads.", "decoders.", "objectives.", "head.")  # "decoders." of checkpoints before version 2
+KNOWN_EXTRAS = ("fc.", "heads.", "decoders.", "objectives.", "target.", "head.")  # "decoders." before version 2
 _NAME = re.compile(r"epoch_(\d+)(?:_iter_(\d+))?\.pth")
 
 

@@ -124,7 +124,8 @@ class ContrastiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     Args:
         optim_wrapper_cfg: mmengine's config of wrapper and optimizer, its ``lr_scaling`` resolved
             (:func:`resolve_lr`).
-        paramwise_cfg: ``exclude_norm_and_bias``, True or False; there is no default.
+        paramwise_cfg: ``exclude_norm_and_bias``, True or False; there is no default. And ``excluded_lr_mult``, the factor of
+            what is excluded on the learning rate, 1 by default (0.024 for Barlow Twins).
 
     Raises:
         ValueError: the options are others than these.
@@ -132,7 +133,7 @@ class ContrastiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        if self.paramwise_cfg.keys() != {"exclude_norm_and_bias"}:
+        if self.paramwise_cfg.keys() - {"excluded_lr_mult"} != {"exclude_norm_and_bias"}:
             raise ValueError(f"paramwise_cfg of {type(self).__name__} is {self.paramwise_cfg}; it must be "
                              "dict(exclude_norm_and_bias=True) or the same with False")
         if "lr_scaling" in self.optim_wrapper_cfg:
@@ -145,7 +146,9 @@ class ContrastiveOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         else:
             weights, excluded = [p for p in module.parameters() if p.requires_grad], []
         no_adaptation = {"adapt": False} if self.optimizer_cfg["type"] in ("LARS", LARS) else {}
-        groups = [{"params": weights}, {"params": excluded, "weight_decay": 0.0, **no_adaptation}]
+        factor = self.paramwise_cfg.get("excluded_lr_mult", 1)
+        rate = {} if factor == 1 else {"lr": self.base_lr * factor}
+        groups = [{"params": weights}, {"params": excluded, "weight_decay": 0.0, **rate, **no_adaptation}]
         params.extend(group for group in groups if group["params"])
 
 

@@ -15,7 +15,7 @@ RECORD_NAME = "run.json"
 # How a run is carried out, not what it computes: may change between a run and its continuation.
 EXECUTION_KEYS = frozenset({
     "work_dir", "resume", "launcher", "env_cfg", "config_file", "hint", "num_workers", "persistent_workers", "pin_memory",
-    "cache", "cache_mib", "log_processor", "visualizer", "device",
+    "cache", "cache_mib", "log_processor", "visualizer", "device", "monitor",
 })
 EXECUTION_HOOKS = ("checkpoint", "logger")  # of default_hooks
 

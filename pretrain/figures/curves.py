@@ -34,6 +34,8 @@ MOST_NAMED = 6  # units in a legend
 VALUES_DEPEND_ON = ("data", "image_size", "views", "batch_size")  # of a setting; and on the objective
 METRICS = {  # axis and factor of what objectives of this package measure
     "accuracy": ("contrastive accuracy (%)", 100),
+    "knn": ("kNN accuracy (%)", 100),
+    "correlation": ("correlation of the views", 1),
     "kept_positive": ("positive pairs kept (%)", 100),
     "kept_negative": ("negative pairs kept (%)", 100),
 }

@@ -22,7 +22,7 @@ from pretrain.local.units import LocalUnit, Stages, untrained_blocks
 from pretrain.results.method import Method, epochs_per_unit, learner_options, method_of_learner, shown_method
 from pretrain.results.store import read_record
 
-SHOWN_OPTIONS = ("encoder", "rule", "head", "objective", "allow_untrained", "soft_sharing", "method_name")  # the learner's
+SHOWN_OPTIONS = ("encoder", "rule", "head", "objective", "weights", "allow_untrained", "soft_sharing", "method_name")
 WIDTH = 100  # columns
 LINES = {"updates": "┃", "copy": "║", "passes": "┊"}
 TOPS = {"updates": "┏", "copy": "╔", "passes": "┌"}
@@ -155,11 +155,14 @@ def _lanes(units: Sequence[LocalUnit]) -> list[int]:
 
 def _described(head: nn.Module, options: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     """``head_convs`` and ``head_widths`` of :class:`UnitLayout`."""
-    head = next(module for module in head.modules() if isinstance(module, ProjectionHead))  # a copied stage may precede it
+    head = getattr(head, "head", head)  # a copied stage may precede it
+    if not isinstance(head, ProjectionHead):
+        return type(head).__name__, ()
     linear = [layer for layer in head.mlp if isinstance(layer, nn.Linear)]
     convs, count = "", len(head.convs)
     if count:
-        convs = "3×3 conv" if options["conv_blocks"] == "plain_conv" else f"{count} residual block{'s' * (count > 1)}"
+        plain = {"plain_conv": "3×3 conv", "expand": "1×1 conv"}
+        convs = plain.get(options.get("conv_blocks"), f"{count} residual block{'s' * (count > 1)}")
         convs += "" if options.get("downsample", True) else " without downsampling"
     return convs, (*(layer.in_features for layer in linear), linear[-1].out_features)
 
@@ -237,7 +240,7 @@ def _lane_texts(layout: RuleLayout, rows: Sequence[_Row]) -> list[str]:
         if row.unit is not None:
             after = 3 * row.unit.lane + 1
             cells[after:] = [CROSSINGS.get(cell, cell) for cell in cells[after:]]
-            mlp = f"MLP {'-'.join(map(str, row.unit.head_widths))}"
+            mlp = f"MLP {'-'.join(map(str, row.unit.head_widths))}" if row.unit.head_widths else ""
             head = ", ".join(filter(None, [row.unit.head_convs, mlp]))
             cells.append(f" loss_{row.unit.name} {row.unit.unit}: {head}")
     return ["".join(cells) for cells in grid]

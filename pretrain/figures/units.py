@@ -140,7 +140,7 @@ def _draw_unit(ax: Axes, shown: UnitLayout, color: tuple[float, ...], top: float
 
 def _head_kind(shown: UnitLayout) -> str:
     """The head in words, without the widths that grow with the encoder's."""
-    mlp = f"{len(shown.head_widths) - 1}-layer MLP to {shown.head_widths[-1]} features"
+    mlp = f"{len(shown.head_widths) - 1}-layer MLP to {shown.head_widths[-1]} features" if shown.head_widths else ""
     return " + ".join(filter(None, [shown.head_convs, mlp]))
 
 

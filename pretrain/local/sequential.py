@@ -51,7 +51,7 @@ class SequentialUnitsHook(Hook):
             ValueError: the units overlap, or the run's epochs are not those that all units take together.
         """
         units = _learner_of(runner).units
-        check_separable(units)
+        _learner_of(runner).check_separable()
         needed = self.epochs_per_unit * len(units)
         if runner.max_epochs != needed:
             raise ValueError(f"train_cfg.max_epochs is {runner.max_epochs}, but {len(units)} units of "

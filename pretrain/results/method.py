@@ -26,9 +26,9 @@ from pretrain.data.views import TwoViews
 from pretrain.encoders import encoder_spec
 from pretrain.engine.optimizers import LARS
 from pretrain.engine.work_dir import EXECUTION_KEYS
-from pretrain.heads import ProjectionHead
+from pretrain.heads import STANDARD_HEAD, ProjectionHead, head_type
 from pretrain.local.units import RULES, LocalUnit, Stages, build_units
-from pretrain.objectives import objective_type
+from pretrain.objectives import head_options, objective_type
 
 if TYPE_CHECKING:
     from pretrain.learner import LocalContrastiveLearner
@@ -50,6 +50,7 @@ NAMED_BY_ROOT = ("folder", "file_list", "webdataset", "coco_objects")  # sources
 VIEW_OPTIONS = tuple(inspect.signature(TwoViews).parameters)
 # Keys of a config's model that are the method, the encoder, or how the run is carried out.
 MODEL_OPTIONS = EXECUTION_OPTIONS | {"type", "encoder", "rule", "head", "objective", "soft_sharing", "method_name",
+                                     "weights", "total_steps",
                                      "autocast", "compile", "recompute", "allow_untrained", "data_preprocessor"}
 # Parts that are described by their options, or have no part in what is trained. All others belong to the setting.
 STANDARD_PARTS = frozenset({
@@ -94,7 +95,7 @@ def method_of_learner(learner: LocalContrastiveLearner, epochs_per_unit: int | N
     options = learner.config
     return describe_method(
         options["rule"], options["objective"], options["head"], options["soft_sharing"], epochs_per_unit,
-        options["method_name"], learner.encoder.stages,
+        options["method_name"], learner.encoder.stages, options["weights"],
     )
 
 
@@ -106,6 +107,7 @@ def describe_method(
     epochs_per_unit: int | None = None,
     name: str | None = None,
     stages: Stages | None = None,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """A method as plain data, options at their defaults written out.
 
@@ -113,26 +115,28 @@ def describe_method(
         rule: as :func:`pretrain.local.units.build_units` takes it. A list of units that is SimCLR's, GIM's or LoCo's on
             these stages is that rule.
         objective: as :func:`pretrain.objectives.build_objective` takes it.
-        head: options of the projection heads.
+        head: options of the heads, beside those that the objective brings.
         soft_sharing: options of soft sharing.
         epochs_per_unit: see :func:`method_of_learner`.
         name: what to call it instead of a label made of its options.
         stages: of the encoder; needed where ``rule`` is a list of units.
+        weights: of the units' losses; all 1 are as good as None.
 
     Returns:
-        ``rule``, ``objective``, ``head``, ``soft_sharing``, ``epochs_per_unit`` and ``name``, of which the method's ``key``
-        is made, and its ``label`` and ``loss``, see :class:`Method`.
+        ``rule``, ``objective``, ``head``, ``soft_sharing``, ``epochs_per_unit``, ``name``, and ``weights`` if any, of which
+        the method's ``key`` is made, and its ``label`` and ``loss``, see :class:`Method`.
     """
     objective_options = {"type": objective} if isinstance(objective, str) else dict(objective)
-    make = objective_type(objective_options["type"])
-    head = {name: value for name, value in _defaults(ProjectionHead).items() if name != "fresh_encoder"} | dict(head or {})
+    make = objective_type(objective_options)
+    weighted = {} if weights is None or set(weights) == {1} else {"weights": weights}  # absent, keys are as they were
     content = plain_data({
         "rule": _rule(rule, stages),
         "objective": {"type": objective_options["type"], **_defaults(make), **objective_options},
-        "head": head,
+        "head": _head(head_options(make, head)),
         "soft_sharing": None if soft_sharing is None else dict(soft_sharing),
         "epochs_per_unit": epochs_per_unit,
         "name": name,
+        **weighted,
     })
     loss = make.label + (f" ({make.unit})" if make.unit else "")
     return {**content, "key": _key(content), "label": name or _label(content, make.label), "loss": loss}
@@ -149,7 +153,9 @@ def standard_method(
     Args and returns: as for :func:`describe_method`.
     """
     name = rule if isinstance(rule, str) else rule["type"]
-    objective = {"type": "NTXent"} | STANDARD_OBJECTIVES.get(name, {}) | dict(objective or {})
+    objective = {"type": "NTXent"} | dict(objective or {})
+    if objective["type"] == "NTXent":
+        objective = STANDARD_OBJECTIVES.get(name, {}) | objective
     return describe_method(rule, objective, STANDARD_HEADS.get(name, {}) | dict(head or {}), soft_sharing)
 
 
@@ -205,7 +211,7 @@ def learner_options(method: Mapping[str, Any], setting: Mapping[str, Any]) -> di
     rule = method["rule"]
     return dict(encoder=setting["encoder"], rule=rule["units"] if rule["type"] == "units" else rule,
                 head=method["head"], objective=method["objective"], soft_sharing=method["soft_sharing"],
-                method_name=method["name"], allow_untrained=True)
+                weights=method.get("weights"), method_name=method["name"], allow_untrained=True)
 
 
 def dataset_name(data: Mapping[str, Any]) -> str:
@@ -265,7 +271,7 @@ def setting_of_config(config: Mapping[str, Any], num_images: int | None) -> dict
         "data": _without_execution(data),
         "images": num_images,
         "image_size": views.pop("size", None),
-        "views": {key: value for key, value in views.items() if key in VIEW_OPTIONS},
+        "views": {key: value for key, value in views.items() if key in VIEW_OPTIONS and value is not None},
         "epochs": config["train_cfg"]["max_epochs"],
         "batch_size": config["train_dataloader"]["batch_size"],
         "optimizer": optimizer,
@@ -331,6 +337,12 @@ def _rule(rule: str | Mapping | Sequence, stages: Stages | None) -> dict[str, An
     return {"type": "units", "units": [dict(start=u.start, end=u.end, updates=u.updates) for u in units]}
 
 
+def _head(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A head's options with its defaults; ``type`` where it is not the usual one."""
+    defaults = {name: value for name, value in _defaults(head_type(options)).items() if name != "fresh_encoder"}
+    return defaults | {name: value for name, value in options.items() if (name, value) != ("type", STANDARD_HEAD)}
+
+
 def _label(content: Mapping[str, Any], objective: str) -> str:
     """The rule, and how it differs from its standard; what is left out is added where labels would be equal."""
     rule, options = content["rule"], content["objective"]
@@ -339,7 +351,9 @@ def _label(content: Mapping[str, Any], objective: str) -> str:
     if options["type"] != "NTXent":
         parts.append(objective)
     parts += _objective_hints(options)
-    parts += _head_hints(content["head"], STANDARD_HEADS.get(name, {}))
+    parts += _head_hints(content["head"], objective_type(options).head | STANDARD_HEADS.get(name, {}))
+    if "weights" in content:
+        parts.append(f"weights {', '.join(f'{weight:g}' for weight in content['weights'])}")
     if content["soft_sharing"]:
         parts.append(f"soft sharing {content['soft_sharing']['coefficient']:g}")
     if content["epochs_per_unit"] is not None:
@@ -380,13 +394,16 @@ def _objective_hints(options: Mapping[str, Any]) -> list[str]:
 
 
 def _head_hints(head: Mapping[str, Any], standard: Mapping[str, Any]) -> list[str]:
-    defaults = _defaults(ProjectionHead) | standard
-    parts = []
+    if "type" in head:
+        defaults, parts = _defaults(head_type(head)), [f"head {head['type']}"]
+    else:
+        defaults, parts = _defaults(ProjectionHead) | standard, []
     for key, value in head.items():
-        if key in defaults and value == defaults[key]:
+        if key == "type" or (key in defaults and value == defaults[key]):
             continue
         if key == "conv_blocks":
-            words = {0: "no conv block", "plain_conv": "3x3 conv", "stage": "1 stage", "network": "full network"}
+            words = {0: "no conv block", "plain_conv": "3x3 conv", "expand": "1x1 conv", "stage": "1 stage",
+                     "network": "full network"}
             parts.append(words.get(value, f"{value} conv block{'s' * (value != 1)}"))
         else:
             parts.append({"downsample": "w/o downsampling", "mlp_layers": f"{value}-layer MLP"}.get(key, f"{key}={value}"))

@@ -27,7 +27,7 @@ class TrainingLog:
         records: in ascending order of ``iter``, each with ``iter`` and ``epoch``, both counted from 1, means over the last
             iterations (as many as lie between two records, unless a config says otherwise): ``loss``, ``loss_<unit>``,
             ``accuracy_<unit>`` (0 to 1), ``kept_positive_<unit>``, ``kept_negative_<unit>``; and ``lr``,
-            ``images_per_second``.
+            ``images_per_second``. Of the monitor, ``knn_<stage>`` (0 to 1), maybe alone.
     """
 
     work_dir: Path
@@ -140,7 +140,8 @@ def read_training_log(work_dir: str | Path) -> TrainingLog:
         started = _read_lines(file)
         if started:  # what an interrupted run did beyond its last checkpoint is undone
             records = {step: record for step, record in records.items() if step < started[0]["iter"]}
-        records.update({record["iter"]: record for record in started})
+        for record in started:  # the monitor has a line of its own
+            records[record["iter"]] = records.get(record["iter"], {}) | record
     if not records:
         raise ValueError(f"{work_dir} has no training log ({SCALARS}); pass the work directory of a pretraining that has "
                          "run for at least one interval of logging")
@@ -159,7 +160,8 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
             continue
         if isinstance(record, dict):
             record = {key: value for key, value in record.items() if type(value) in (int, float)}
-            if "loss" in record and _is_count(record.get("iter")) and _is_count(record.get("epoch")):  # not an evaluation's
+            trained = any(key == "loss" or key.startswith("knn_") for key in record)
+            if trained and _is_count(record.get("iter")) and _is_count(record.get("epoch")):  # not an evaluation's
                 lines.append(record)
     return lines
 

@@ -1,4 +1,4 @@
-"""An objective and a learning rule of a user's own, for ``custom_imports``; nothing in the package knows them."""
+"""An objective, a head and a learning rule of a user's own, for ``custom_imports``; nothing in the package knows them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.distributed import comm
+from pretrain.encoders import Encoder
+from pretrain.heads import HEADS
 from pretrain.local.units import RULES, LocalUnit, Stages
 from pretrain.objectives import OBJECTIVES, Objective
 
@@ -31,6 +33,20 @@ class LearnedScale(Objective):
         spread = comm.gather(torch.cat([first, second])).var(dim=0).sum()  # over the global batch
         loss = self.weight * ((first - self.scale * second).square().sum(dim=1).mean() - spread)
         return loss, {"spread": spread.detach()}
+
+
+@HEADS.register_module(force=True)
+class MaxPoolHead(nn.Module):
+    """The maximum over the positions, and one linear layer."""
+
+    def __init__(self, encoder: Encoder, block: int, width: int = 16) -> None:
+        super().__init__()
+        self.linear = nn.Linear(encoder.block_channels[block], width)
+        self.out_channels = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w)`` -> ``(B, width)``."""
+        return self.linear(x.amax(dim=(2, 3)))
 
 
 def halves(stages: Stages, at: int = 1) -> list[LocalUnit]:

@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+import tests.pretrain.custom_method  # noqa: F401  (registers a head)
 from pretrain.encoders import build_encoder
+from pretrain.figures.unit_text import units_as_text
 from pretrain.heads import ProjectionHead
+from pretrain.learner import LocalContrastiveLearner
+from pretrain.results.method import describe_method, method_of_learner
 
 
 @pytest.mark.parametrize(("options", "linears", "convs"), [
@@ -111,3 +115,22 @@ def test_bad_head_is_refused(options, message):
     """The offending value and the known ones are in the message."""
     with pytest.raises(ValueError, match=message):
         ProjectionHead(build_encoder("resnet18"), 1, **options)
+
+
+def test_a_head_of_the_users_own_class():
+    """Chosen by ``type``; the objective's options for the usual head do not reach it, its width the predictor does."""
+    options = dict(type="MaxPoolHead", width=12)
+    learner = LocalContrastiveLearner(dict(type="resnet18", width=8), "gim", options, "SimSiam")
+    learner.backward(torch.randint(0, 256, (4, 2, 3, 32, 32), dtype=torch.uint8))
+    assert [tuple(head.linear.weight.shape) for head in learner.heads] == [(12, 8), (12, 16), (12, 32), (12, 64)]
+    assert all(objective.predictor[0].in_features == 12 for objective in learner.objectives)
+    method = method_of_learner(learner)
+    assert method["head"] == options and method["label"] == "GIM, SimSiam, head MaxPoolHead, width=12"
+    assert "MaxPoolHead" in units_as_text(dict(encoder="resnet18", rule="gim", head=options))
+    usual = [describe_method("gim", head=head)["key"] for head in (None, dict(type="ProjectionHead"))]
+    assert len(set(usual)) == 1
+    for head, message in ((dict(type="MaxPolHead"), "unknown head 'MaxPolHead'.*did you mean 'MaxPoolHead'"),
+                          (dict(options, conv_blocks=1), "unknown option 'conv_blocks'"),
+                          ("MaxPoolHead", "dict of options")):
+        with pytest.raises(ValueError, match=message):
+            LocalContrastiveLearner("resnet18", "gim", head)

@@ -280,3 +280,18 @@ def test_preprocessor_is_built_from_a_config():
     got = preprocessor({"images": images, "keys": keys}, training=True)
     assert got.keys() == {"views"}
     assert torch.equal(got["views"], BatchedTwoViews(24, blur=0.0)(images, keys))
+
+
+def test_the_second_view_may_have_options_of_its_own():
+    """The first stays within a level (sums of another batch size), and solarization inverts what is bright."""
+    images = torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    keys = torch.stack([torch.zeros(5), torch.ones(5), torch.arange(5)], dim=1).long()
+    plain = device_views.BatchedTwoViews(16, blur=0.0)(images, keys)
+    other = device_views.BatchedTwoViews(16, blur=0.0, second=dict(solarize=1.0))(images, keys)
+    assert (plain[:, 0].int() - other[:, 0].int()).abs().max() <= 1
+    clear = (plain[:, 1].int() - 128).abs() > 1  # away from the threshold
+    expected = torch.where(plain[:, 1] < 128, plain[:, 1], 255 - plain[:, 1]).int()
+    assert ((expected - other[:, 1].int()).abs() <= 1)[clear].all()
+    both = device_views.BatchedTwoViews(16, blur=0.0, solarize=0.5)(images, keys)
+    solarized = (both.int() - plain.int()).abs().amax(dim=(2, 3, 4)) > 1  # (5, 2)
+    assert 0 < solarized.sum() < 10

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -350,3 +350,23 @@ def test_opencv_has_one_thread_in_workers():
     """In the workers of a plain DataLoader, forked while OpenCV's threads run; what the main process has it keeps."""
     assert list(DataLoader(ThreadCounts(), batch_size=None, num_workers=2, timeout=60)) == [1, 1, 1, 1]
     assert list(DataLoader(ThreadCounts(), batch_size=None)) == [3, 3, 3, 3]
+
+
+def test_the_second_view_may_have_options_of_its_own():
+    """The first stays as it is to the bit; solarization comes last, as PIL has it, and shifts no other random number."""
+    def drawn(**options) -> torch.Tensor:
+        torch.manual_seed(0)
+        return TwoViews(16, **options)(photo(40, 48))
+
+    plain, other = drawn(), drawn(second=dict(solarize=1.0))
+    assert torch.equal(plain[0], other[0])
+    expected = ImageOps.solarize(Image.fromarray(plain[1].permute(1, 2, 0).numpy()))
+    assert np.array_equal(other[1].permute(1, 2, 0).numpy(), np.asarray(expected))
+    gray = drawn(second=dict(grayscale=1.0, blur=0.0))
+    assert torch.equal(gray[0], plain[0])
+    assert (gray[1] == gray[1, :1]).all()
+    assert views.jitter_strengths(0.5, saturation=0.4) == pytest.approx((0.4, 0.4, 0.2, 0.1))  # BYOL's
+    with pytest.raises(ValueError, match="second view has size 24"):
+        TwoViews(16, second=dict(size=24))
+    with pytest.raises(ValueError, match="solarize is 1.5"):
+        TwoViews(16, second=dict(solarize=1.5))

@@ -146,6 +146,10 @@ def test_ablations_have_methods_of_their_own():
     (dict(rule="gim", objective=dict(type="NTXent", threshold=0.5, on="positives", average_over="kept")),
      "GIM, T = 0.5 on positives, mean over kept", "gim"),
     (dict(rule="loco", head=LOCO_HEAD, name="my rule"), "my rule", "loco"),
+    (dict(rule="loco", head=LOCO_HEAD, objective="BarlowTwins"), "LoCo, Barlow Twins", "loco"),
+    (dict(rule="gim", head=dict(out_channels=64, conv_blocks="expand"), objective=dict(type="BYOL", momentum=0.99)),
+     "GIM, BYOL, momentum=0.99, 1x1 conv, out_channels=64", "gim"),
+    (dict(rule="loco", head=LOCO_HEAD, weights=[1, 1, 0.5, 2]), "LoCo, weights 1, 1, 0.5, 2", "loco"),
 ])
 def test_labels_of_options(options, label, family):
     """Rules by name, with options and as lists, heads, orders, thresholds and names."""
@@ -161,6 +165,8 @@ def test_methods_that_differ_in_anything_have_keys_of_their_own(toy_loss):
     different = [
         loco, dict(rule="loco"), dict(loco, rule=dict(type="loco", window=3)),
         dict(loco, rule=dict(type="loco", res2_loss=False)),
+        dict(loco, objective="VICReg"), dict(loco, objective=dict(type="VICReg", variance=1.0)),
+        dict(loco, weights=[1, 1, 1, 2]), dict(loco, objective="VICReg", head=dict(conv_blocks=1, out_channels=64)),
         dict(loco, objective="ToyLoss"), dict(loco, objective=dict(type="ToyLoss", margin=2.0)),
         dict(loco, objective=dict(type="NTXent", temperature=0.2)), dict(loco, objective=dict(type="NTXent", threshold=0.0)),
         dict(loco, soft_sharing=dict(coefficient=1e-3)), dict(loco, soft_sharing=dict(coefficient=1e-2)),
@@ -170,7 +176,7 @@ def test_methods_that_differ_in_anything_have_keys_of_their_own(toy_loss):
     alike = [
         dict(rule=dict(type="loco", window=2, res2_loss=True), head=dict(conv_blocks=1, downsample=True)),
         dict(rule=[(0, 2), (0, 4), (2, 6), (4, 8)], head=LOCO_HEAD, stages=STAGES),
-        dict(loco, objective=dict(type="NTXent", temperature=0.1, on="both")),
+        dict(loco, objective=dict(type="NTXent", temperature=0.1, on="both")), dict(loco, weights=[1, 1, 1, 1]),
     ]
     whole = [dict(rule="loco", objective=dict(type="NTXent", temperature=number)) for number in (1, 1.0)]
     assert len({describe_method(**options)["key"] for options in whole}) == 1
@@ -192,6 +198,7 @@ def test_learners_are_what_configs_describe():
     encoder = dict(type="resnet18", width=4)
     for options in (
         dict(rule=[dict(start=0, end=4, updates=(0, 2)), (2, 8)], method_name="mine"),
+        dict(rule="gim", objective="MoCoV2", weights=[1, 2, 1, 1]),
         dict(rule="loco", head=LOCO_HEAD, soft_sharing=dict(coefficient=1e-3),
              objective=dict(type="NTXent", threshold=0.2)),
     ):
