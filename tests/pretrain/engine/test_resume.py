@@ -172,13 +172,13 @@ def is_whole(file: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing(pretraining, undisturbed):
+def test_kills_lose_nothing(pretraining, undisturbed):
     """SIGKILL at random moments of random iterations, at random times, amid checkpoint writes; with and without workers."""
     rng = random.Random(0)
     work_dir = pretraining.folder / "killed"
     work_dir.mkdir()
     done, cut = 0, 0
-    for kill in range(20):
+    for kill in range(12):
         kind, start = ("iteration", "write", "time", "write")[kill % 4], time.time()
         env = fault(rng.choice(MOMENTS), done + rng.randint(1, 3), signal.SIGKILL) if kind == "iteration" else {}
         process = pretraining.start(work_dir, workers=kill % 3 % 2, env=env)
@@ -192,7 +192,7 @@ def test_twenty_kills_lose_nothing(pretraining, undisturbed):
         assert progress(work_dir) >= done
         cut += any(not is_whole(file) for file in work_dir.glob(".epoch_*.partial"))
         done = progress(work_dir)
-    assert cut >= 3  # otherwise the writes were not hit
+    assert cut >= 2  # otherwise the writes were not hit
     assert 0 < done < 3 * ITERATIONS
     finished = pretraining.run(work_dir)
     assert finished.returncode == 0, finished.stderr
