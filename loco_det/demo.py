@@ -26,7 +26,9 @@ from typing import Any
 from mmengine.config import Config
 from tqdm import tqdm
 
+from pretrain.data.synthetic import ensure_configured
 from pretrain.engine.checkpoints import checkpoint_files
+from pretrain.engine.cli import note
 from pretrain.engine.work_dir import write_json
 from pretrain.errors import RunFailedError, RunInterrupted
 from pretrain.results.formats import cell_text, table_text
@@ -85,19 +87,28 @@ def run_demo(work_dir: Path) -> str:
     """
     began = time.monotonic()
     work_dir = work_dir.resolve()
-    steps = demo_steps(work_dir)
-    run_steps(steps, work_dir / "logs")
+    steps, logs = demo_steps(work_dir), work_dir / "logs"
+    draw_data()
+    _start_server(logs / "imports.log")
+    run_steps(steps, logs)
     detectors = [work_dir / step.name for step in steps if step.name.startswith("mask_rcnn")]
     table, warnings = results_table(detectors)
     write_json(work_dir / "ap_table.json", {"rows": ap_rows(table)})
     lines = ["Pretraining loss, mean of the first and of the last epoch:",
              *(f"  {pretraining_loss(work_dir, rule)}" for rule in sorted(RULES))]
-    lines += ["", "Mask R-CNN on frozen backbones, 5 splits of the synthetic set, mean ± std (difference to SimCLR):", "",
+    lines += ["", "Mask R-CNN on frozen backbones, mean ± std over splits of the synthetic set (difference to SimCLR):", "",
               table_text(table, "markdown"), *(f"note: {line}" for line in table.notes),
               *(f"warning: {line}" for line in warnings),
               f"Results in {work_dir} (ap_table.json, mask_rcnn_*/run.json), {time.monotonic() - began:.0f} s",
               _report_line(work_dir)]
     return "\n".join(lines)
+
+
+def draw_data() -> None:
+    """Makes the data set, which otherwise every step that begins with it would do."""
+    config = Config.fromfile(str(ROOT / "configs/mask_rcnn_random_demo.py"), import_custom_modules=False)
+    config.synthetic_data.root = str(ROOT / config.synthetic_data.root)
+    ensure_configured(config)
 
 
 def ap_rows(table: Table) -> list[dict[str, Any]]:
@@ -129,12 +140,10 @@ def ap_rows(table: Table) -> list[dict[str, Any]]:
 def _report_line(work_dir: Path) -> str:
     """Writes the report and says where, or why it could not: the table, which is to be printed, matters more."""
     report = work_dir / "report.html"
-    step = Step("report", ["tools/report.py", str(work_dir), "--out", str(report)], report.exists, total=1)
     report.unlink(missing_ok=True)
+    step = Step("report", ["tools/report.py", str(work_dir), "--out", str(report)], report.exists, total=1)
     try:
         run_steps([step], work_dir / "logs")
-    except RunInterrupted:
-        raise
     except RunFailedError as error:
         return f"Report: not written, {error}"
     return f"Report: {report}"
@@ -185,10 +194,9 @@ def run_steps(steps: list[Step], log_dir: Path) -> None:
     workers = min(4, cores)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(cores // workers)  # of the steps' processes
-    _start_server(log_dir / "imports.log")
     waiting, done = list(steps), set()
     running: dict[str, BaseProcess] = {}
-    with _progress_bar(steps) as bar, _stopping(running):
+    with _progress_bar(steps) as bar, _stopping():
         while waiting or running:
             for step in [step for step in waiting if done.issuperset(step.after)][: workers - len(running)]:
                 waiting.remove(step)
@@ -213,7 +221,7 @@ def _progress_bar(steps: Sequence[Step]) -> tqdm:
 
 
 @contextmanager
-def _stopping(running: dict[str, BaseProcess]) -> Iterator[None]:
+def _stopping() -> Iterator[None]:
     """Stops what runs where an error or a signal ends the steps, and waits for it."""
 
     def interrupt(signum: int, _: Any) -> None:
@@ -225,22 +233,31 @@ def _stopping(running: dict[str, BaseProcess]) -> Iterator[None]:
     finally:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # a second one must not leave processes behind
-        for process in running.values():
+        running = multiprocessing.active_children()
+        if running:
+            note("stopping; what runs saves where it is")
+        for process in running:
             process.terminate()
-        for process in running.values():
+        for process in running:
             process.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _start_server(log: Path) -> None:
-    """Starts the process that imports the libraries; what they print there goes to a log."""
+    """Starts the process that imports the libraries, and waits for it; what they print there goes to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-    _redirect(log, *kept)
-    forkserver.ensure_running()
-    for descriptor, copy in kept.items():
-        os.dup2(copy, descriptor)
-        os.close(copy)
+    try:
+        _redirect(log, *kept)
+        forkserver.ensure_running()
+    finally:
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
+    first = _PROCESSES.Process(target=int)  # does nothing, but only once the libraries are there
+    first.start()
+    first.join()
 
 
 def _redirect(log: Path, *descriptors: int) -> None:

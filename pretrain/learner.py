@@ -45,8 +45,8 @@ class LocalContrastiveLearner(BaseModel):
     Args:
         encoder: an encoder, or a name or config for :func:`pretrain.encoders.build_encoder`.
         rule: learning rule or list of block ranges, see :func:`pretrain.local.units.build_units`.
-        head: options of the heads, the same for every unit, see :func:`pretrain.heads.build_head`; they go before those that
-            the objective brings.
+        head: options of the heads, the same for every unit, see :func:`pretrain.heads.build_head`; they take precedence
+            over those that the objective brings.
         objective: name or config of the objective, the same for every unit, see
             :func:`pretrain.objectives.build_objective`.
         weights: what every unit's loss is multiplied with, in the units' order; None for 1.
@@ -114,8 +114,8 @@ class LocalContrastiveLearner(BaseModel):
         self.soft_sharing = None
         if soft_sharing is not None:
             if make.target_views is not None:
-                raise ValueError(f"soft_sharing cannot be combined with {make.label}, which needs a target network; with it "
-                                 f"go {', '.join(_without_target())}")
+                raise ValueError(f"soft_sharing cannot be combined with {make.label}, which needs a target network; "
+                                 f"objectives without one: {', '.join(_without_target())}")
             self.soft_sharing = build_with_options("soft_sharing", SoftSharing, soft_sharing, self.encoder, self.units)
             heads = self.soft_sharing.extend(heads)
         self.heads = nn.ModuleList(heads)
@@ -188,7 +188,7 @@ class LocalContrastiveLearner(BaseModel):
         """Refuses, with a ``ValueError``, what cannot be trained one unit after the other, see :meth:`train_only`."""
         if self.target is not None:
             raise ValueError(f"units cannot be trained one after the other with {self.objectives[0].label}, whose target "
-                             f"network averages all of them; with it go {', '.join(_without_target())}")
+                             f"network averages all of them; objectives without one: {', '.join(_without_target())}")
         check_separable(self.units)
 
     def train_only(self, index: int | None) -> None:
@@ -270,8 +270,9 @@ def _checked_weights(weights: Sequence[float] | None, units: Sequence[LocalUnit]
     """One weight per unit."""
     if weights is None:
         return [1.0] * len(units)
-    if len(weights) != len(units) or not all(0 <= weight < float("inf") for weight in weights):
-        raise ValueError(f"weights is {list(weights)}; {len(units)} finite numbers of at least 0 are needed, one per unit")
+    numbers = isinstance(weights, Sequence) and all(isinstance(weight, int | float) for weight in weights)
+    if not numbers or len(weights) != len(units) or not all(0 <= weight < float("inf") for weight in weights):
+        raise ValueError(f"weights is {weights!r}; {len(units)} finite numbers of at least 0 are needed, one per unit")
     return list(weights)
 
 

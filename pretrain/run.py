@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
@@ -31,6 +30,7 @@ from pretrain.engine.claim import claim_run
 from pretrain.engine.optimizers import check_no_accumulation, check_schedule, resolve_lr
 from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir
 from pretrain.errors import RunInterrupted
+from pretrain.eval.monitor import KnnMonitorHook
 from pretrain.learner import LocalContrastiveLearner
 from pretrain.options import build_with_options
 from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
@@ -235,8 +235,7 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
         launcher=launcher if comm.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
     ), format_python_code=False))  # yapf would format it for the log, for each dump and for every checkpoint
     if config.get("monitor") is not None:
-        import_modules_from_strings("pretrain.eval.monitor")  # by name, as configs have it: evaluation builds on this module
-        runner.register_hook(build_with_options("monitor", HOOKS.get("KnnMonitorHook"), config["monitor"]))
+        runner.register_hook(build_with_options("monitor", KnnMonitorHook, config["monitor"]))
     with comm.main_process_first(), _naming("train_dataloader"):
         assert runner.train_loop is not None  # builds the data set
     _check_images(runner, config, resumed)

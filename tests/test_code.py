@@ -17,7 +17,7 @@ pytestmark = pytest.mark.repository
 
 # Every room may import those above it in its list, and loco_det those of pretrain; what is in no list fails the test.
 PRETRAIN = ["errors", "options", "encoders", "heads", "local", "distributed", "objectives", "learner", "data", "engine",
-            "results", "run", "costs", "eval", "figures"]
+            "results", "costs", "eval", "run", "figures"]
 LOCO_DET = ["datasets", "model", "evaluation", "register", "experiment", "figures", "report", "demo"]
 ORDER = {f"{package}.{room}": i for i, (package, room) in enumerate(
     [("pretrain", room) for room in PRETRAIN] + [("loco_det", room) for room in LOCO_DET])}

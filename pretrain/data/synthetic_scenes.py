@@ -1,10 +1,10 @@
 """The scenes of the embedded default: images with the instances in them, rendered from random numbers.
 
 A class is an arrangement: an object has four quarters, striped vertically or horizontally, two of each, and its class says
-which are which. Whatever covers less than a few quarters, its stripes, colours or outline, is the same for all classes, so
-that local patterns must be related over a distance. Wave length, contrast and colours differ from object to object: they
-tell images apart, but not classes. The scenes also hold things that are not objects: stripes of one direction, plain and
-blotched patches, objects' outlines among them.
+which are which. It shows in how quarters lie to each other, nowhere within one: stripes, colours and outline have the same
+distributions for all classes. Wave length, contrast and colours differ from object to object: they tell images apart, but
+not classes. The scenes also hold things that are not objects: stripes of one direction, plain and blotched patches,
+objects' outlines among them.
 
 Each image is a pure function of (seed, image_size, split, index): sets of different length share their first images, and
 pixels are the same on every machine (see `synthetic_shapes`).

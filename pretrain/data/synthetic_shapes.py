@@ -1,4 +1,4 @@
-"""Outlines, stripes, backgrounds and painting for `pretrain.data.synthetic`.
+"""Outlines, stripes, backgrounds and painting for `pretrain.data.synthetic_scenes`.
 
 All operations give the same result on every machine: integers, single IEEE additions and multiplications, OpenCV's
 fixed-point rasteriser on 8-bit images. What the C library computes (a cosine, an exponential) is rounded before it is used.

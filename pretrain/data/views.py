@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
+
+from pretrain.options import build_with_options
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height
 CROP_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
@@ -69,9 +71,7 @@ class ViewOptions:
     second: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.second is not None and self.second.get("size", self.size) != self.size:
-            raise ValueError(f"the second view has size {self.second['size']}, the first {self.size}; both need one size")
-        self.of_views = (self, self if self.second is None else replace(self, **{"second": None, **self.second}))
+        self.of_views = (self, self if self.second is None else self._second_view(self.second))
         if self.size < 8:
             raise ValueError(f"view size is {self.size}; at least 8 pixels are needed")
         for name in ("min_scale", "grayscale", "blur", "saturation", "solarize"):
@@ -79,6 +79,13 @@ class ViewOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1]")
         if not 0 <= self.color_strength <= 2.5:
             raise ValueError(f"color_strength is {self.color_strength}; it must lie in [0, 2.5] (at 2.5 every hue is drawn)")
+
+    def _second_view(self, changes: Mapping[str, Any]) -> ViewOptions:
+        own = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "second"}
+        second = build_with_options("views.second", ViewOptions, {**own, **changes})
+        if (second.size, second.second) != (self.size, None):
+            raise ValueError(f"views.second is {dict(changes)}; it has the size of the first view, and no second of its own")
+        return second
 
 
 class TwoViews(ViewOptions):

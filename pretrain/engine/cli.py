@@ -16,6 +16,7 @@ from mmengine.config import Config, DictAction
 from pretrain.errors import RunFailedError
 
 USAGE_ERROR = 2
+INTERRUPTED = 130  # what shells report of a process that SIGINT ended
 CLOSED_PIPE = 141  # what shells report of a process that SIGPIPE ended: 128 + 13
 
 
@@ -45,6 +46,11 @@ def command(main: Callable[[], str]) -> Callable[[], None]:
             if getattr(error, "output", None) is not None:
                 _print_result(error.output)
             sys.exit(getattr(error, "exit_code", USAGE_ERROR))
+        except KeyboardInterrupt:
+            if os.environ.get("LOCO_DET_TRACEBACK"):
+                raise
+            note("error: interrupted")
+            sys.exit(INTERRUPTED)
         if os.environ.get("RANK", "0") == "0":  # only the main process prints
             _print_result(output)
 

@@ -7,16 +7,15 @@ from contextlib import contextmanager
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from torch import nn
 
 from pretrain.engine.loop import unchanged_random_state
+from pretrain.errors import RunFailedError
 from pretrain.eval.data import DEFAULT_IMAGE_SIZE, LabelledData, load_labelled_data
 from pretrain.eval.features import PooledFeatures
 from pretrain.eval.knn import nearest_neighbours
 
 
-@HOOKS.register_module()
 class KnnMonitorHook(Hook):
     """Logs ``knn_<stage>`` (0 to 1), see :func:`pretrain.eval.knn.nearest_neighbours`, and changes nothing of the training.
 
@@ -87,8 +86,12 @@ class KnnMonitorHook(Hook):
             return
         learner = _learner(runner)
         pooled = PooledFeatures(learner.encoder, list(learner.encoder.stages), learner.autocast).to(learner.mean.device)
-        with unchanged_random_state(), _eval_mode(learner.encoder):
-            stages, _ = nearest_neighbours(pooled, self._data, **self._options)
+        try:
+            with unchanged_random_state(), _eval_mode(learner.encoder):
+                stages, _ = nearest_neighbours(pooled, self._data, **self._options)
+        except (RunFailedError, OSError) as error:  # the training does not depend on these images
+            runner.logger.warning(f"epoch {epoch} is not monitored: {error}")
+            return
         shares = {f"knn_{name}": result["top1"] / 100 for name, result in stages.items()}
         runner.logger.info(f"epoch {epoch}: " + ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items()))
         runner.visualizer.add_scalars({**shares, "epoch": epoch, "iter": runner.iter}, step=runner.iter)

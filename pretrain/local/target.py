@@ -37,7 +37,10 @@ class TargetNetwork(nn.Module):
 
     @torch.no_grad()
     def follow(self, encoder: Encoder, heads: nn.ModuleList, momentum: float) -> None:
-        """Keeps ``momentum`` (0 to 1) of every parameter and takes the rest from the trained network; all the first time."""
+        """Keeps ``momentum`` (0 to 1) of every parameter and takes the rest from the trained network.
+
+        The first call copies everything.
+        """
         online, own = ([*part.parameters(), *parts.parameters()]
                        for part, parts in ((encoder, heads), (self.encoder, self.heads)))
         torch._foreach_lerp_(own, online, 1 - momentum if self.step else 1.0)

@@ -27,7 +27,7 @@ class Objective(nn.Module, ABC):
     Attributes:
         label: what tables and figures call it, such as ``NT-Xent``; by default the name of the class.
         unit: of the loss in figures, such as ``nats``; empty for none.
-        head: options of :class:`~pretrain.heads.ProjectionHead` that it brings; those of the config go before.
+        head: options of :class:`~pretrain.heads.ProjectionHead` that it brings; the config's take precedence.
         views: which of the two views of an image the encoder sees.
         target_views: which of them the target network sees, the momentum average of encoder and heads
             (:class:`pretrain.local.target.TargetNetwork`); None for no target network.

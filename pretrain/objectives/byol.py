@@ -49,7 +49,7 @@ class BYOL(Objective):
         return loss, {"spread": spread(targets)}
 
     def target_momentum(self, step: int, total_steps: int | None) -> float:
-        """``1 - (1 - momentum) (cos(pi step / total_steps) + 1) / 2``.
+        """``1 - (1 - momentum) (cos(pi step / total_steps) + 1) / 2``, and 1 beyond the last step.
 
         Raises:
             ValueError: the number of steps is not known.
@@ -57,4 +57,4 @@ class BYOL(Objective):
         if total_steps is None:
             raise ValueError("the momentum of BYOL rises until training ends: set the learner's total_steps to the "
                              "number of its steps, as tools/pretrain.py does")
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * step / total_steps) + 1) / 2
+        return 1 - (1 - self.momentum) * (math.cos(math.pi * min(1, step / total_steps)) + 1) / 2

@@ -19,9 +19,10 @@ class MoCoV2(Objective):
     Not symmetric, as published: the encoder sees the first view of every image and makes its query, the target network
     the second and makes its key. Each unit has a queue, which takes the keys of all processes after the loss.
 
-    The paper shuffles images between processes so that batch norm does not reveal which key belongs to a query. Here batch
-    norm is synchronised instead, in the encoder and in the target network: all queries are normalised by one set of
-    statistics, all keys of a batch by another, so that several processes compute what one does.
+    The paper shuffles images between processes so that batch norm, whose statistics a query and its own key would share,
+    does not reveal which key belongs to a query. Here batch norm is synchronised instead, in the encoder and in the target
+    network, so that several processes compute what one does: statistics of the whole batch reveal less than those of a
+    process's part, but not nothing. On one process with a small batch the objective can be solved in that way.
 
     Args:
         width: dimension of the projections.

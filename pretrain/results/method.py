@@ -120,7 +120,7 @@ def describe_method(
         epochs_per_unit: see :func:`method_of_learner`.
         name: what to call it instead of a label made of its options.
         stages: of the encoder; needed where ``rule`` is a list of units.
-        weights: of the units' losses; all 1 are as good as None.
+        weights: of the units' losses; all 1 mean the same as None.
 
     Returns:
         ``rule``, ``objective``, ``head``, ``soft_sharing``, ``epochs_per_unit``, ``name``, and ``weights`` if any, of which

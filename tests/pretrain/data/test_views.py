@@ -366,7 +366,7 @@ def test_the_second_view_may_have_options_of_its_own():
     assert torch.equal(gray[0], plain[0])
     assert (gray[1] == gray[1, :1]).all()
     assert views.jitter_strengths(0.5, saturation=0.4) == pytest.approx((0.4, 0.4, 0.2, 0.1))  # BYOL's
-    with pytest.raises(ValueError, match="second view has size 24"):
+    with pytest.raises(ValueError, match="size of the first"):
         TwoViews(16, second=dict(size=24))
     with pytest.raises(ValueError, match="solarize is 1.5"):
         TwoViews(16, second=dict(solarize=1.5))
