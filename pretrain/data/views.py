@@ -82,7 +82,7 @@ class ViewOptions:
 
     def _second_view(self, changes: Mapping[str, Any]) -> ViewOptions:
         own = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "second"}
-        second = build_with_options("views.second", ViewOptions, {**own, **changes})
+        second = build_with_options("views.second", type(self), {**own, **changes})
         if (second.size, second.second) != (self.size, None):
             raise ValueError(f"views.second is {dict(changes)}; it has the size of the first view, and no second of its own")
         return second
