@@ -39,7 +39,7 @@ from pretrain.results.training_log import read_training_log
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds that an epoch of pretraining takes and a split, relative to each other: the time to go is reckoned with them.
 EPOCH_COST = dict(loco=1.6, simclr=1.0, gim=1.0)  # the longest first, so that no core idles at the end
-SPLIT_COST = 5.0
+SPLIT_COST = 2.5
 RULES = tuple(EPOCH_COST)
 POLL_SECONDS = 0.1
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -1,6 +1,6 @@
 """Exports the bare encoder of a pretraining checkpoint, with a record of its origin.
 
-    python tools/export_backbone.py work_dirs/pretrain/loco_resnet18_demo/epoch_16.pth backbones/loco_resnet18_demo.pth
+    python tools/export_backbone.py work_dirs/pretrain/loco_resnet18_demo/epoch_8.pth backbones/loco_resnet18_demo.pth
 
 The record is printed on stdout as JSON.
 """

@@ -64,7 +64,7 @@ class SyntheticConfig:
 
     num_train: int = 400
     num_val: int = 100
-    num_unlabeled: int = 1000
+    num_unlabeled: int = 2000
     image_size: int = 96
     seed: int = 0
 

@@ -126,7 +126,7 @@ def tiny_steps(work_dir):
             step.command += ["--cfg-options", *CHANGES["pretrain"]]
             step.total = 2
         elif kind == "export":
-            step.command[1] = step.command[1].replace("epoch_16", "epoch_2")
+            step.command[1] = step.command[1].replace("epoch_8", "epoch_2")
         else:
             step.command += ["--cfg-options", *CHANGES["detect"]]
             step.total = 1
