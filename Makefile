@@ -23,10 +23,10 @@ demo: .venv
 	$(BIN)/python tools/demo.py
 
 test-fast: .venv
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test: .venv
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -228,12 +228,14 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
     seed = config.get("randomness", {}).get("seed")
     if seed is None:  # mmengine would draw one, and restore a resumed run's only when its data are shuffled already
         seed = comm.broadcast_from_rank0(lambda: secrets.randbelow(2**31)) if resumed is None else resumed.seed
-    runner = Runner.from_cfg(Config(dict(
+    complete = Config(dict(
         per_rank_config(config),
         **start,
         randomness=dict(config.get("randomness", {}), seed=seed),
         launcher=launcher if comm.world_size() > 1 else "none",  # else mmengine wraps the model for one process, too
-    ), format_python_code=False))  # yapf would format it for the log, for each dump and for every checkpoint
+    ), format_python_code=False)  # yapf would format it for the log, for each dump and for every checkpoint
+    with _naming("model, hooks or visualizer"):
+        runner = Runner.from_cfg(complete)
     if config.get("monitor") is not None:
         runner.register_hook(build_with_options("monitor", KnnMonitorHook, config["monitor"]))
     with comm.main_process_first(), _naming("train_dataloader"):

@@ -29,6 +29,8 @@ mmengine.config.utils._get_cfg_metainfo = functools.cache(mmengine.config.utils.
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("local", "objectives", "data", "results")  # rooms: units and executor, objectives, data, tables
+LONG = ("test_resume.py", "test_whole_line.py", "test_experiment.py", "test_docs.py", "test_demo.py", "test_sequential.py",
+        "test_data_parallel.py", "test_evaluate.py", "test_complexity.py", "test_memory.py", "test_learner.py")  # minutes
 TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 
 
@@ -39,7 +41,11 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items):
-    """Tests outside of :data:`FAST` are not in the fast tier; without the repository, tests that need it are skipped."""
+    """Tests outside of :data:`FAST` are not in the fast tier; without the repository, tests that need it are skipped.
+
+    The longest files go first, so that no worker is left with one when the others have finished.
+    """
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         if item.path.parent.name not in FAST:
             item.add_marker(pytest.mark.slow)

@@ -19,7 +19,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import add_config_arguments, add_launcher_argument, command, load_config, note, tool_parser
+from pretrain.engine.cli import (
+    add_config_arguments,
+    add_launcher_argument,
+    check_exist,
+    command,
+    load_config,
+    note,
+    tool_parser,
+)
 
 NEEDED_KEYS = ("model.rule", "train_dataloader", "optim_wrapper", "train_cfg.max_epochs")
 DEFAULT_CONFIG = "configs/pretrain/loco_resnet18_demo.py"
@@ -41,6 +49,9 @@ def main() -> str:
         from pretrain.figures.unit_text import model_of_config, units_as_text
 
         return units_as_text(model_of_config(config))
+    if args.data_root or "synthetic_data" not in config:  # that one is generated
+        root = args.data_root or config.train_dataloader.dataset.data_root
+        check_exist([root], "data folder", "; pass another with --data-root")
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.distributed.comm import find_launcher
     from pretrain.run import pretrain
