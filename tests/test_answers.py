@@ -41,5 +41,6 @@ IMAGENET = "configs/pretrain/loco_resnet50_imagenet.py"
 def test_what_is_missing_is_reported_at_once(arguments):
     """One line that names it."""
     tool, *rest = arguments
-    finished = subprocess.run([sys.executable, "-c", RUN, f"tools/{tool}.py", *rest], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", RUN, f"tools/{tool}.py", *rest]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert_one_line_error(finished, "missing")
