@@ -41,6 +41,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EPOCH_COST = dict(loco=1.6, simclr=1.0, gim=1.0)  # the longest first, so that no core idles at the end
 SPLIT_COST = 2.5
 RULES = tuple(EPOCH_COST)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+WORKERS = min(4, CORES)
 POLL_SECONDS = 0.1
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["loco_det.experiment.experiment", "loco_det.register", "loco_det.report.render"])
@@ -190,15 +192,11 @@ def run_steps(steps: list[Step], log_dir: Path) -> None:
         RunInterrupted: SIGINT or SIGTERM asked to stop; the steps that run have saved where they are.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(4, cores)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(cores // workers)  # of the steps' processes
     waiting, done = list(steps), set()
     running: dict[str, BaseProcess] = {}
     with _progress_bar(steps) as bar, _stopping():
         while waiting or running:
-            for step in [step for step in waiting if done.issuperset(step.after)][: workers - len(running)]:
+            for step in [step for step in waiting if done.issuperset(step.after)][: WORKERS - len(running)]:
                 waiting.remove(step)
                 running[step.name] = _start(step.command, log_dir / f"{step.name}.log")
             for step in [step for step in steps if step.name in running and running[step.name].exitcode is not None]:
@@ -246,6 +244,8 @@ def _stopping() -> Iterator[None]:
 
 def _start_server(log: Path) -> None:
     """Starts the process that imports the libraries, and waits for it; what they print there goes to a log."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(CORES // WORKERS)  # read where torch is imported
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
     try:
