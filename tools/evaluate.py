@@ -47,6 +47,8 @@ def main() -> str:
     add_autocast_argument(parser)
     add_result_arguments(parser)
     args = parser.parse_args()
+    if args.file == "random" and args.encoder is None:
+        raise ValueError("random needs --encoder NAME, such as --encoder resnet50")
     check_exist([args.file], "checkpoint")
     check_exist([args.data_root] if args.data_root else [], "data folder", "; pass another with --data-root")
     # imported here, for it takes seconds: --help and wrong options do not wait for it

@@ -21,6 +21,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pret
 
 from pretrain.engine.cli import check_exist, command, tool_parser
 from pretrain.eval.arguments import CHECKPOINT_HELP, add_input_arguments, encoder_of, source_of
+from pretrain.results.files import check_any_results
 
 if TYPE_CHECKING:
     # imported here, for it takes seconds: --help and wrong options do not wait for it
@@ -124,8 +125,10 @@ def main() -> str:
     for name, text in COMMANDS.items():
         add_options(name, subparsers.add_parser(name, help=text, description=f"Draws {text}."))
     args = parser.parse_args()
-    if args.command != "costs":  # of encoders
+    if args.command != "costs":
         check_exist(args.paths, "", f" ({PATHS[args.command][1]})")
+    if args.command not in ("costs", "embed"):  # of encoders
+        check_any_results(args.paths)
     drawings = draw(args.command, args)
     from pretrain.figures.style import save_figure
 
