@@ -33,11 +33,13 @@ COCO10K = "configs/mask_rcnn_loco_coco10k.py"
     ("evaluate", "missing"),
     ("evaluate", "random", "--encoder", "resnet18", "--data-root", "missing"),
     ("analyze", "spectrum", "missing"),
+    ("analyze", "probes", "random", "--encoder", "resnet18", "--data-root", "missing"),
     ("export_backbone", "missing", "out.pth"),
     ("table", "missing"),
     ("report", "missing"),
     ("visualize", "curves", "missing"),
     ("visualize", "embed", "missing"),
+    ("visualize", "embed", "README.md", "--data-root", "missing"),
 ], ids=" ".join)
 def test_what_is_missing_is_reported_at_once(arguments):
     """One line that names it."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import check_exist, command, tool_parser
+from pretrain.engine.cli import check_data_root, check_exist, command, tool_parser
 from pretrain.eval.arguments import CHECKPOINT_HELP, add_autocast_argument, add_input_arguments, add_result_arguments, given
 
 LIKE_FIRST = f"{CHECKPOINT_HELP}; random after another file has its encoder and view size"
@@ -42,6 +42,8 @@ def main() -> str:
     options = given(parser.parse_args())
     what = options.pop("what")
     check_exist(options.get("files", []), "checkpoint")
+    if "data_root" in options:
+        check_data_root(options["data_root"])
     return _collapse(**options) if what == "collapse" else _analyze(what, **options)
 
 

@@ -25,7 +25,7 @@ from mmengine.utils import import_modules_from_strings
 from pretrain.engine.cli import (
     add_config_arguments,
     add_launcher_argument,
-    check_exist,
+    check_data_root,
     command,
     load_config,
     note,
@@ -56,8 +56,7 @@ def main() -> str:
 
         return units_as_text(model_of_config(config))
     if args.data_root or "synthetic_data" not in config:  # that one is generated
-        root = args.data_root or config.train_dataloader.dataset.data_root
-        check_exist([root], "data folder", "; pass another with --data-root")
+        check_data_root(args.data_root or config.train_dataloader.dataset.data_root)
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.distributed.comm import find_launcher
     from pretrain.run import pretrain
