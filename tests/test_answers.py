@@ -54,6 +54,8 @@ def test_what_is_missing_is_reported_at_once(arguments):
     (("test_det", COCO10K, "missing", "--cfg-options", "data.rot=x"), "'root'"),
     (("costs", "step", "--encoder", "resnet18", "--methods", "locoo"), "'loco'"),
     (("evaluate", "random"), "--encoder"),
+    (("evaluate", "resnet50-19c8e357.pth"), "https://download.pytorch.org/models/resnet50-19c8e357.pth"),
+    (("analyze", "spectrum", "random"), "--encoder"),
     (("table", "configs"), "no results below configs"),
     (("report", "configs"), "no results below configs"),
     *((("visualize", name, "configs"), "no results below configs")
