@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,11 +23,22 @@ from pretrain.local.soft_sharing import SoftSharing, SoftSharingBackprop
 from pretrain.local.target import TargetNetwork
 from pretrain.local.units import LocalUnit, build_units, unit_names, untrained_blocks
 from pretrain.objectives import OBJECTIVES, Objective, build_objective, head_options, objective_type
-from pretrain.options import build_with_options
+from pretrain.options import build_with_options, check_known
 
 AUTOCAST = {None: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0-255
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def check_model(model: Mapping) -> None:
+    """Checks the options of a config's ``model``, if that is a :class:`LocalContrastiveLearner`.
+
+    Raises:
+        ValueError: there is no such option.
+    """
+    if model.get("type") == LocalContrastiveLearner.__name__:
+        options = [key for key in model if key != "type"]
+        check_known("model", options, inspect.signature(LocalContrastiveLearner).parameters)
 
 
 @MODELS.register_module()

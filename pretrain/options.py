@@ -34,9 +34,7 @@ def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, 
     known = _options_of(make, len(args))
     if not isinstance(options, Mapping):
         raise ValueError(f"{what} is {options!r}, but a dict of options is needed; there are {', '.join(known)}")
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(f"options of {what} do not fit: {unknown_name('option', unknown[0], known)}")
+    check_known(what, options, known)
     missing = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in options]
     if missing:
         raise ValueError(f"options of {what} do not fit: {', '.join(map(repr, missing))} must be given")
@@ -44,6 +42,14 @@ def build_with_options(what: str, make: Callable[..., T], options: Mapping[str, 
         return make(*args, **options)
     except TypeError as error:
         raise ValueError(f"options of {what} do not fit: {error}") from error
+
+
+def check_known(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses the first of ``options`` that is not known, with a ``ValueError`` that names the nearest."""
+    known = list(known)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"options of {what} do not fit: {unknown_name('option', unknown[0], known)}")
 
 
 def _options_of(make: Callable, taken: int) -> dict[str, inspect.Parameter]:

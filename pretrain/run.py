@@ -31,10 +31,11 @@ from pretrain.engine.optimizers import check_no_accumulation, check_schedule, re
 from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir
 from pretrain.errors import RunInterrupted
 from pretrain.eval.monitor import KnnMonitorHook
-from pretrain.learner import LocalContrastiveLearner
+from pretrain.learner import LocalContrastiveLearner, check_model
 from pretrain.options import build_with_options
+from pretrain.results.files import RecordError
 from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
-from pretrain.results.store import PRETRAINING, RecordError, measurement, new_record, read_record, write_record
+from pretrain.results.store import PRETRAINING, measurement, new_record, read_record, write_record
 from pretrain.results.training_log import read_training_log
 
 DEFAULT_WORK_DIR = "work_dirs/pretrain"
@@ -138,6 +139,7 @@ def _resolve(config: str | Path | Config, work_dir: str | Path | None, data_root
         use_data_root(config, str(data_root))
     plain = config.to_dict()
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
+    check_model(plain["model"])
     with comm.main_process_first():
         ensure_configured(plain)
     dataset = plain["train_dataloader"]["dataset"]

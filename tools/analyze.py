@@ -22,8 +22,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import check_exist, command, tool_parser
-from pretrain.eval.arguments import CHECKPOINT_HELP, add_autocast_argument, add_input_arguments, add_result_arguments, given
+from pretrain.engine.cli import check_data_root, check_exist, command, tool_parser
+from pretrain.eval.arguments import (
+    CHECKPOINT_HELP,
+    add_autocast_argument,
+    add_input_arguments,
+    add_result_arguments,
+    check_checkpoints,
+    given,
+)
 
 LIKE_FIRST = f"{CHECKPOINT_HELP}; random after another file has its encoder and view size"
 
@@ -41,7 +48,11 @@ def main() -> str:
     _add_collapse(commands.add_parser("collapse", help="of a toy model's dimensions, with and without subsampling"))
     options = given(parser.parse_args())
     what = options.pop("what")
-    check_exist(options.get("files", []), "checkpoint")
+    if what in ("probes", "spectrum"):
+        check_checkpoints(options["files"], options.get("encoder"))
+        check_data_root(options["data_root"])
+    else:
+        check_exist(options.get("files", []), "checkpoint")
     return _collapse(**options) if what == "collapse" else _analyze(what, **options)
 
 

@@ -63,10 +63,13 @@ def stages_report(args: argparse.Namespace) -> tuple[dict, str]:
 
 def step_report(args: argparse.Namespace) -> tuple[dict, str]:
     """Costs of a step as plain data and as a table."""
-    from pretrain.costs.memory import compare_methods, format_table, method_options
-    from pretrain.costs.step_benchmark import add_measurements
+    from pretrain.costs.methods import method_options
 
     methods = {Path(name).stem: method_options(name) for name in args.methods}
+    # imported here, for it takes seconds: unknown methods do not wait for it
+    from pretrain.costs.memory import compare_methods, format_table
+    from pretrain.costs.step_benchmark import add_measurements
+
     encoder = parse_encoder(args.encoder)
     report = compare_methods(encoder, methods, batch_size=args.batch_size, image_size=args.image_size,
                              recompute=args.recompute, autocast=args.autocast)

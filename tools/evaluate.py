@@ -19,8 +19,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import check_exist, command, tool_parser
-from pretrain.eval.arguments import CHECKPOINT_HELP, add_autocast_argument, add_input_arguments, add_result_arguments, given
+from pretrain.engine.cli import check_data_root, command, tool_parser
+from pretrain.eval.arguments import (
+    CHECKPOINT_HELP,
+    add_autocast_argument,
+    add_input_arguments,
+    add_result_arguments,
+    check_checkpoints,
+    given,
+)
 
 
 @command
@@ -47,8 +54,8 @@ def main() -> str:
     add_autocast_argument(parser)
     add_result_arguments(parser)
     args = parser.parse_args()
-    check_exist([args.file], "checkpoint")
-    check_exist([args.data_root] if args.data_root else [], "data folder", "; pass another with --data-root")
+    check_checkpoints([args.file], args.encoder)
+    check_data_root(args.data_root)
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.eval.evaluate import evaluate, launched
 

@@ -16,6 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pret
 
 from loco_det.report import DEFAULT_GALLERY
 from pretrain.engine.cli import check_exist, command, tool_parser
+from pretrain.results.files import check_any_results
 
 
 @command
@@ -29,6 +30,7 @@ def main() -> str:
                         help="folder of the detection data set, where it has moved since the detectors were trained")
     args = parser.parse_args()
     check_exist(args.directories, "", "; pass work directories, or folders above several")
+    check_any_results(args.directories)
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from loco_det.report.render import write_report
 

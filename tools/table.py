@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
 from pretrain.engine.cli import check_exist, command, note, tool_parser
+from pretrain.results.files import check_any_results
 
 
 @command
@@ -37,6 +38,7 @@ def main() -> str:
                         help="default: %(default)s")
     args = parser.parse_args()
     check_exist(args.paths, "", "; pass work directories, or folders above several")
+    check_any_results(args.paths)
     # imported here, for it takes seconds: --help and wrong options do not wait for it
     from pretrain.results.formats import table_text, tidy_text
     from pretrain.results.table import results_table

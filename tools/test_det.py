@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
-from pretrain.engine.cli import Overrides, add_launcher_argument, check_exist, command, load_config, tool_parser
+from pretrain.engine.cli import Overrides, add_launcher_argument, check_exist, command, tool_parser
 
 NEEDED_KEYS = ("model", "data", "pretrained", "val_dataloader", "val_cfg")
 
@@ -36,9 +36,9 @@ def main() -> str:
     parser.add_argument("--cfg-options", nargs="+", action=Overrides, metavar="k=v", help="overrides of config values")
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()
-    from loco_det.experiment.inputs import missing_data, use_data_root
+    from loco_det.experiment.inputs import load_experiment, missing_data, use_data_root
 
-    config = load_config(args.config, args, "work_dirs", NEEDED_KEYS)
+    config = load_experiment(args.config, args, "work_dirs", NEEDED_KEYS)
     if args.data_root:
         use_data_root(config, args.data_root)
     check_exist([args.checkpoint], "checkpoint")

@@ -33,6 +33,7 @@ from loco_det.experiment.inputs import (
     check_buildable,
     check_files,
     check_processes,
+    check_split_size,
     check_splits,
 )
 from pretrain.data.synthetic import ensure_configured
@@ -280,10 +281,8 @@ def read_annotations(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
     if difference:
         raise ValueError(f"{root / data.train_ann} and {root / data.val_ann} list different categories ({difference}); they "
                          "must be of one data set")
-    found, expected, size = len(train["images"]), data.get("num_train_images"), config.protocol.split_size
-    if size is not None and size > found:
-        raise ValueError(f"splits of {size} images are asked for, but {root / data.train_ann} has only {found}; set "
-                         "protocol.split_size with --cfg-options or use the whole set")
+    found, expected = len(train["images"]), data.get("num_train_images")
+    check_split_size(config, found)
     if expected is not None and found != expected:
         raise ValueError(f"{root / data.train_ann} lists {found} images, but this protocol is defined on {expected}: its "
                          "splits would not be comparable; get the official file, or set data.num_train_images=None and "

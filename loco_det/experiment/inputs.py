@@ -14,11 +14,18 @@ from typing import Any
 from mmengine.config import Config
 
 from pretrain.engine.cli import load_config, note
+from pretrain.options import check_known
 
 RANDOM_INIT = "random"  # the method without a checkpoint
 NEEDED_KEYS = ("model", "data", "protocol", "pretrained", "train_dataloader", "train_cfg")
 DEFAULT_WORK_DIR = "work_dirs"
 REGISTRATION = "loco_det.register"  # imports mmdet, which takes seconds: bad input must not wait for it
+OWN_PARTS = {  # of a config: mmengine knows nothing of them, so that nothing else would notice a wrong key
+    "data": ("root", "train_ann", "train_images", "val_ann", "val_images", "official_gt", "num_train_images",
+             "supercategories", "hint"),
+    "protocol": ("dataset", "num_splits", "split_size", "seed"),
+    "pretrained": ("method", "checkpoint", "hint"),
+}
 ERROR_FILE = "error.txt"  # of a split that failed
 
 
@@ -34,7 +41,7 @@ def detection_configs(args: argparse.Namespace) -> list[Config]:
     paths, parent = args.configs, DEFAULT_WORK_DIR
     if len(paths) > 1:
         parent, args.work_dir = args.work_dir or parent, None
-    configs = [load_config(path, args, parent, NEEDED_KEYS) for path in paths]
+    configs = [load_experiment(path, args, parent, NEEDED_KEYS) for path in paths]
     for config in configs:
         if args.data_root:
             use_data_root(config, args.data_root)
@@ -42,6 +49,7 @@ def detection_configs(args: argparse.Namespace) -> list[Config]:
             use_pretrained(config, args.pretrained)
         check_splits(config, args.splits)
         check_files(config)
+        check_split_size(config, config.data.get("num_train_images"))
         if config.pretrained.method is None and not args.work_dir:
             config.work_dir += f"_{Path(config.pretrained.checkpoint).stem}"
     work_dirs = [config.work_dir for config in configs]
@@ -49,6 +57,18 @@ def detection_configs(args: argparse.Namespace) -> list[Config]:
         if work_dirs.count(work_dir) > 1:
             raise ValueError(f"{path} shares the work directory {work_dir} with another of the configs; run it by itself")
     return configs
+
+
+def load_experiment(path: str, args: argparse.Namespace, parent: str, needed_keys: Sequence[str]) -> Config:
+    """As :func:`pretrain.engine.cli.load_config`.
+
+    Raises:
+        ValueError: it does not resolve, is of another kind, or has an unknown key where only ours can be.
+    """
+    config = load_config(path, args, parent, needed_keys)
+    for part, known in OWN_PARTS.items():
+        check_known(part, config.get(part, {}), known)
+    return config
 
 
 def use_data_root(config: Config, data_root: str) -> None:
@@ -87,6 +107,18 @@ def check_splits(config: Config, splits: Sequence[int] | None) -> list[int]:
         if not 0 <= index < count:
             raise ValueError(f"split {index} does not exist; this protocol has the splits 0 to {count - 1}")
     return chosen
+
+
+def check_split_size(config: Config, images: int | None) -> None:
+    """Checks that a split fits into a training set of so many images, or of a number that is not known yet.
+
+    Raises:
+        ValueError: it does not.
+    """
+    size = config.protocol.split_size
+    if None not in (size, images) and size > images:
+        raise ValueError(f"splits of {size} images are asked for, but {Path(config.data.root) / config.data.train_ann} has "
+                         f"only {images}; set protocol.split_size with --cfg-options or use the whole set")
 
 
 def check_processes() -> None:

@@ -25,8 +25,9 @@ from pretrain.figures.style import (
     shades,
     wrapped,
 )
+from pretrain.results.files import RecordError
 from pretrain.results.method import shown_method
-from pretrain.results.store import DETECTION, RecordError, read_rows
+from pretrain.results.store import DETECTION, read_rows
 from pretrain.results.table import METRIC_TITLES, Cell, Group, Results
 
 GROUP_WIDTH = 0.84  # of the bars of one data set, whose neighbours are 1 apart

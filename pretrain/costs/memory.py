@@ -8,14 +8,12 @@ algorithms, rounding of its allocator, its context) is not in it.
 from __future__ import annotations
 
 import weakref
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,27 +22,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 from pretrain.costs.complexity import stage_complexity
-from pretrain.engine.cli import load_config
+from pretrain.costs.methods import BASELINE, CHECKPOINTED, named_method
 from pretrain.learner import LocalContrastiveLearner
-from pretrain.options import unknown_name
 
-METHODS: dict[str, dict] = {  # options of the learner; heads as in the paper's main results (LoCo, sections 5.1 and 5.4)
-    "simclr": dict(rule="simclr"),
-    "gim": dict(rule="gim"),
-    "loco": dict(rule="loco", head=dict(conv_blocks=1)),
-    "loco_no_res2_loss": dict(rule=dict(type="loco", res2_loss=False), head=dict(conv_blocks=1)),
-    "loco_window3": dict(rule=dict(type="loco", window=3), head=dict(conv_blocks=1)),
-    "upper_gradient": dict(rule="upper_gradient", head=dict(conv_blocks=1)),
-    "sharing1": dict(rule=dict(type="sharing", blocks=1), head=dict(conv_blocks=1)),
-    "sharing2": dict(rule=dict(type="sharing", blocks=2), head=dict(conv_blocks=1)),
-}
-BASELINE = "simclr"
-LEFT_OUT = ("type", "encoder", "recompute", "autocast", "compile", "data_preprocessor")  # of a config's model
 MEASURED = {  # what pretrain.costs.step_benchmark may add to a report: key -> heading, factor
     "measured_bytes": ("measured peak (GB)", 1e-9), "measured_saving_ratio": ("measured saving", 1),
     "seconds": ("s per step", 1), "time_ratio": ("time ratio", 1),
 }
-CHECKPOINTED = "simclr_checkpointed"  # what a user would do instead of local learning: torch's checkpointing of every block
 
 
 @dataclass(frozen=True)
@@ -71,22 +55,6 @@ class StepCost:
     flops: int
 
 
-def method_options(text: str) -> str | dict:
-    """A method by its name, or the learner's options of a pretraining config file.
-
-    Encoder, recomputation and autocast are left out: the caller chooses them.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a pretraining config.
-    """
-    if not text.endswith(".py"):
-        return text
-    config = load_config(text, Namespace(cfg_options=None, work_dir=None), "", ["model.rule"])
-    import_modules_from_strings(**config.get("custom_imports", {"imports": []}))  # such as an objective of its own
-    return {key: value for key, value in config.model.to_dict().items() if key not in LEFT_OUT}
-
-
 def step_cost(
     encoder: str | Mapping,
     method: str | Mapping,
@@ -100,7 +68,7 @@ def step_cost(
 
     Args:
         encoder: name or config of the encoder.
-        method: a name in :data:`METHODS`, :data:`CHECKPOINTED`, or the learner's options.
+        method: a name in :data:`~pretrain.costs.methods.METHODS`, :data:`CHECKPOINTED`, or the learner's options.
         batch_size: images of the step, of each of which two views pass through the encoder, where the objective has it so.
         image_size: side of the views.
         recompute: see :data:`pretrain.local.segments.RECOMPUTE`.
@@ -276,9 +244,7 @@ def build_learner(
     encoder: str | Mapping, method: str | Mapping, recompute: str, autocast: str | None = None
 ) -> LocalContrastiveLearner:
     """The learner of a method, see :func:`step_cost`."""
-    options = METHODS[BASELINE] if method == CHECKPOINTED else METHODS.get(method) if isinstance(method, str) else method
-    if options is None:
-        raise unknown_name("method", method, [*METHODS, CHECKPOINTED], ", and pretraining configs, configs/pretrain/*.py")
+    options = named_method(method) if isinstance(method, str) else method
     return LocalContrastiveLearner(**{**options, "encoder": encoder, "recompute": recompute, "autocast": autocast,
                                      "total_steps": 1})
 

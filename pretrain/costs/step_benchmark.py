@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pretrain.costs.memory import BASELINE, CHECKPOINTED, build_learner, shown_methods, train_step, views_shape
+from pretrain.costs.memory import build_learner, shown_methods, train_step, views_shape
+from pretrain.costs.methods import BASELINE, CHECKPOINTED
 from pretrain.learner import LocalContrastiveLearner
 
 ROUNDS = 12

@@ -178,6 +178,11 @@ def check_exist(paths: Sequence[str], what: str, fix: str = "") -> None:
             raise FileNotFoundError(f"{what} {path} does not exist{fix}".strip())
 
 
+def check_data_root(root: str) -> None:
+    """As :func:`check_exist`, of a folder of images that ``--data-root`` may name."""
+    check_exist([root], "data folder", "; pass another with --data-root")
+
+
 def _has(config: object, key: str) -> bool:
     """Whether there is a value under a dotted key."""
     for part in key.split("."):

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import pretrain.engine.optimizers  # noqa: F401  (registers LARS)
 from pretrain.costs.complexity import unit_macs
-from pretrain.costs.memory import method_options, step_cost
+from pretrain.costs.memory import step_cost
+from pretrain.costs.methods import method_options
 from pretrain.distributed import comm
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.engine.checkpoints import read_backbone

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from pretrain.engine.cli import Overrides, parse_encoder
+from pretrain.engine.cli import Overrides, check_exist, parse_encoder
 
+# The supervised baseline of the LoCo paper's footnote 1: torchvision's ResNet50_Weights.IMAGENET1K_V1 under its older name.
+SUPERVISED_FILE = "resnet50-19c8e357.pth"
 CHECKPOINT_HELP = "exported backbone, pretraining checkpoint, bare state dict, or the word random"
 SOURCE_NAMES = "folder, file_list, imagenet, cifar10, cifar100, stl10, fashion_mnist, webdataset, coco_objects"
 
@@ -38,6 +42,34 @@ def add_result_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", help="the result (default: beside the checkpoint, below CHECKPOINT.eval/)")
     parser.add_argument("--resume", action="store_true",
                         help="continue what was interrupted; a finished result is kept, which otherwise is computed again")
+
+
+def check_checkpoints(files: Sequence[str], encoder: object) -> None:
+    """Refuses, before a tool imports what takes seconds, what cannot be loaded.
+
+    Args:
+        files: of encoders; ``"random"`` after another has the encoder of that.
+        encoder: what ``--encoder`` names; None where it is not given.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: random weights are asked for, but no encoder.
+    """
+    check_random(files[0], encoder)
+    for file in files:
+        check_exist([file], "checkpoint", where_to_get(file))
+
+
+def check_random(file: str, encoder: object) -> None:
+    """Refuses random weights of no encoder, with a ``ValueError``."""
+    if file == "random" and encoder is None:
+        raise ValueError("a random encoder needs --encoder NAME, such as --encoder resnet50")
+
+
+def where_to_get(file: str | Path) -> str:
+    """The end of a sentence that says that a file does not exist; empty for all but the supervised baseline."""
+    name = Path(file).name
+    return f"; get it from https://download.pytorch.org/models/{name}" if name == SUPERVISED_FILE else ""
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from pretrain.eval.finetune import MOMENTUM, fine_tuning
 from pretrain.eval.knn import nearest_neighbours
 from pretrain.eval.logistic import PENALTIES, logistic_probe
 from pretrain.eval.probes import MILESTONES, Corrupt, StageResults, StateFile, adam_probe, linear_probe
+from pretrain.results.files import RecordError
 from pretrain.results.method import RANDOM, dataset_name
-from pretrain.results.store import EVALUATION, RecordError, measurement, new_record, read_record, write_record
+from pretrain.results.store import EVALUATION, measurement, new_record, read_record, write_record
 
 RANDOM_FOLDER = Path("work_dirs/eval")
 METRICS = ("top1", "top5", "train_top1")

@@ -23,12 +23,10 @@ from pretrain.distributed import comm
 from pretrain.encoders import Encoder, build_encoder
 from pretrain.engine.checkpoints import CheckpointError, check_is_file, load_into, read_backbone
 from pretrain.errors import RunFailedError
+from pretrain.eval.arguments import SUPERVISED_FILE, check_random, where_to_get
 from pretrain.eval.data import LabelledData, LabelledImages, evaluation_loader
 from pretrain.learner import AUTOCAST, IMAGENET_MEAN, IMAGENET_STD
 from pretrain.results.method import RANDOM, SUPERVISED, backbone_identity, random_identity
-
-# The supervised baseline of the LoCo paper's footnote 1: torchvision's ResNet50_Weights.IMAGENET1K_V1 under its older name.
-SUPERVISED_FILE = "resnet50-19c8e357.pth"
 
 
 class EncoderChangedError(RunFailedError):
@@ -52,9 +50,8 @@ def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[E
     Raises:
         ValueError: the file is missing or does not fit, or it takes ``encoder`` to know which encoder it is.
     """
+    check_random(file, encoder)
     if file == RANDOM:
-        if encoder is None:
-            raise ValueError("a random encoder needs --encoder NAME, such as --encoder resnet50")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             built = build_encoder(encoder)
@@ -65,8 +62,8 @@ def load_encoder(file: str, encoder: str | Mapping | None, seed: int) -> tuple[E
 
 
 def _load_file(path: Path, encoder: str | Mapping | None) -> tuple[Encoder, dict[str, Any]]:
-    if path.name == SUPERVISED_FILE and not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist; get it from https://download.pytorch.org/models/{path.name}")
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path} does not exist{where_to_get(path)}")
     check_is_file(path)
     backbone = read_backbone(path)
     spec = encoder or backbone.encoder

@@ -27,8 +27,9 @@ from pretrain.figures.style import (
     new_figure,
     outside_legend,
 )
+from pretrain.results.files import RecordError
 from pretrain.results.method import differences, shown_method, unique_labels
-from pretrain.results.store import ANALYSIS, Record, RecordError, canonical, find_records
+from pretrain.results.store import ANALYSIS, Record, canonical, find_records
 from pretrain.results.table import in_words
 
 FLOOR = 1e-8  # of normalised singular values: what is below is rounding

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from pretrain.costs.complexity import USUAL_SIZE, EncoderComplexity, stage_complexity
-from pretrain.costs.memory import CHECKPOINTED, step_cost
+from pretrain.costs.memory import step_cost
+from pretrain.costs.methods import CHECKPOINTED
 from pretrain.encoders import build_encoder
 from pretrain.figures.style import (
     BLACK,

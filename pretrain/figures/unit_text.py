@@ -17,7 +17,7 @@ from pretrain.engine.checkpoints import RECORD_KEY, load_checkpoint
 from pretrain.engine.cli import load_config
 from pretrain.engine.work_dir import RECORD_NAME
 from pretrain.heads import ProjectionHead
-from pretrain.learner import LocalContrastiveLearner
+from pretrain.learner import LocalContrastiveLearner, check_model
 from pretrain.local.units import LocalUnit, Stages, untrained_blocks
 from pretrain.results.method import Method, epochs_per_unit, learner_options, method_of_learner, shown_method
 from pretrain.results.store import read_record
@@ -139,6 +139,7 @@ def model_of_config(config: Config) -> dict[str, Any]:
     """What :func:`rule_layout` takes, of a pretraining config; what the config names is registered."""
     plain = config.to_dict()
     import_modules_from_strings(**plain.get("custom_imports", {"imports": []}))
+    check_model(plain["model"])
     return {**plain["model"], "epochs_per_unit": epochs_per_unit(plain)}
 
 

@@ -193,16 +193,22 @@ def build_units(rule: str | Mapping | Sequence, stages: Stages, allow_untrained:
     Raises:
         ValueError: unknown rule or option, ranges past the encoder's end, units given twice, untrained blocks.
     """
+    check_rule_name(rule)
     if isinstance(rule, str | Mapping):
         options = {"type": rule} if isinstance(rule, str) else dict(rule)
-        name = options.pop("type", None)
-        if name not in RULES:
-            raise unknown_name("learning rule", name, RULES, ", or a list of (start, end) block ranges")
+        name = options.pop("type")
         units = build_with_options(f"learning rule {name!r}", RULES[name], options, stages)
     else:
         units = _units_from_ranges(rule)
     check_units(units, _ends(stages)[-1], allow_untrained)
     return sorted(units, key=lambda unit: (unit.end, unit.start))
+
+
+def check_rule_name(rule: str | Mapping | Sequence) -> None:
+    """Refuses a learning rule, of the form that :func:`build_units` takes, whose name is unknown, with a ``ValueError``."""
+    name = rule.get("type") if isinstance(rule, Mapping) else rule
+    if isinstance(rule, str | Mapping) and name not in RULES:
+        raise unknown_name("learning rule", name, RULES, ", or a list of (start, end) block ranges")
 
 
 def check_units(units: Sequence[LocalUnit], num_blocks: int, allow_untrained: bool = False) -> None:

@@ -29,20 +29,16 @@ import torchvision
 from pretrain import __version__
 from pretrain.distributed import comm
 from pretrain.encoders import encoder_label
-from pretrain.engine.work_dir import RECORD_NAME, git_revision, write_json
+from pretrain.engine.work_dir import git_revision, write_json
+from pretrain.results.files import FORMAT, RecordError, no_results, record_files
 from pretrain.results.method import leaves, plain_data, shown_method, unique_labels
 
-FORMAT, VERSION = "loco-det-run", 1
+VERSION = 1
 KINDS = PRETRAINING, DETECTION, EVALUATION, ANALYSIS = "pretraining", "detection", "evaluation", "analysis"
 KEYS = ("kind", "method", "setting", "repetition", "protocol", "rows")  # that every record has
-HEAD_BYTES = 64  # in which a record names its format
 REPETITION = ("seed", "split", "evaluation_seed")
 GROUP = ("method_key", "setting", "dataset", "protocol", "protocol_options", "stage", "class_name", "metric")
 """Columns of :func:`read_rows` that values to be averaged have in common; they differ in :data:`REPETITION` alone."""
-
-
-class RecordError(ValueError):
-    """Records that are missing or cannot be used; the message names file, reason and fix."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +171,9 @@ def find_records(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[Record],
         if path.is_file():
             records.setdefault(path.resolve(), read_record(path))
             continue
-        for file in sorted(path.rglob("*.json")):
+        for file in record_files(path):
             place = file.resolve()
-            if place in records or place in warnings or not _may_be_record(file):
+            if place in records or place in warnings:
                 continue
             try:
                 records[place] = read_record(file)
@@ -201,8 +197,7 @@ def read_rows(paths: Iterable[str | os.PathLike[str]]) -> tuple[pd.DataFrame, li
     paths = list(paths)
     records, warnings = find_records(paths)
     if not records:
-        raise RecordError("; ".join([f"no results below {', '.join(map(str, paths))}; run tools/pretrain.py, an evaluation "
-                                     "or tools/train_det.py first", *warnings]))
+        raise no_results(paths, *warnings)
     frame, conflicts = frame_of(records)
     return frame, records, [*warnings, *conflicts]
 
@@ -296,18 +291,6 @@ def _check(record: Record) -> None:
         for name in REPETITION:
             if isinstance(row[name], bool) or not isinstance(row[name], int | None):
                 raise TypeError(f"{name} is {row[name]!r}")
-
-
-def _may_be_record(file: Path) -> bool:
-    if not file.is_file():  # such as a named pipe
-        return False
-    if file.name == RECORD_NAME:
-        return True
-    try:
-        with file.open("rb") as content:
-            return f'"{FORMAT}"'.encode() in content.read(HEAD_BYTES)
-    except OSError:
-        return False
 
 
 def _rows_of(record: Record, labels: Mapping[str, str], folders: set[Path]) -> Iterator[dict[str, Any]]:

@@ -13,9 +13,8 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from pretrain.results.files import SCALARS
 from pretrain.results.store import PRETRAINING, find_records
-
-SCALARS = "*/vis_data/scalars.json"  # mmengine's, one JSON object a line, one file for every start of the run
 
 
 @dataclass(frozen=True)

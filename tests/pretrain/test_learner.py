@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper
 import pretrain
 import tests.pretrain.custom_method  # noqa: F401  (registers an objective and a rule)
 from pretrain.engine.optimizers import LossScalingOptimWrapper
-from pretrain.learner import LocalContrastiveLearner
+from pretrain.learner import LocalContrastiveLearner, check_model
 from pretrain.objectives import OBJECTIVES, Objective
 
 
@@ -222,3 +222,11 @@ def test_compilation_and_recomputation_exclude_each_other():
     """A compiled block's graph cannot be taken apart into recompute rules."""
     with pytest.raises(ValueError, match="compile='inductor' cannot be combined with recompute='norm'"):
         LocalContrastiveLearner("resnet18", "loco", compile="inductor", recompute="norm")
+
+
+def test_an_unknown_option_of_a_configs_model_is_refused():
+    """With the nearest option; those of a user's own model are not known."""
+    check_model(dict(type="LocalContrastiveLearner", encoder="resnet18", rule="loco"))
+    check_model(dict(type="Own", rulle="loco"))
+    with pytest.raises(ValueError, match="'rulle'.*mean 'rule'"):
+        check_model(dict(type="LocalContrastiveLearner", encoder="resnet18", rulle="loco"))

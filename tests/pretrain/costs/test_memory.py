@@ -11,14 +11,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from pretrain.costs.complexity import stage_complexity
 from pretrain.costs.memory import (
-    CHECKPOINTED,
     LiveBytes,
     build_learner,
-    method_options,
     step_cost,
     train_step,
     views_shape,
 )
+from pretrain.costs.methods import CHECKPOINTED, method_options
 from pretrain.encoders import build_encoder
 from tests.conftest import assert_one_line_error
 

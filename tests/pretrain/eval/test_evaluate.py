@@ -189,7 +189,6 @@ def test_the_tool_end_to_end(classes, tmp_path, run_tool):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["resnet50-19c8e357.pth", "--encoder", "resnet50"], ["https://download.pytorch.org/models/resnet50-19c8e357.pth"]),
         (["random", "--encoder", "resnet19"], ["unknown encoder 'resnet19'", "resnet18"]),
         (["random", "--encoder", "resnet18", "--protocol", "cached", "--epochs", "3"], ["--epochs", "cached"]),
     ],

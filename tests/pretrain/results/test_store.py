@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.results.files import FORMAT, RecordError
 from pretrain.results.store import (
     DETECTION,
-    FORMAT,
     PRETRAINING,
-    RecordError,
     find_records,
     measurement,
     new_record,
