@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 from pretrain.errors import RunFailedError
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # what shells report of a process that SIGINT ended
+INTERRUPTED = 1  # nothing is saved; a run that is says 130 (RunInterrupted)
 CLOSED_PIPE = 141  # what shells report of a process that SIGPIPE ended: 128 + 13
 
 
