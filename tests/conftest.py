@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = ("local", "objectives", "data", "results")  # rooms: units and executor, objectives, data, tables
 LONG = ("test_resume.py", "test_whole_line.py", "test_experiment.py", "test_docs.py", "test_demo.py", "test_sequential.py",
         "test_data_parallel.py", "test_evaluate.py", "test_complexity.py", "test_memory.py", "test_learner.py")  # minutes
+DEMO_ENCODER = dict(type="resnet18", stem="stl", width=16)
 TINY_SET = dict(num_train=24, num_val=6, num_unlabeled=12)
 
 

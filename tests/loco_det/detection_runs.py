@@ -15,12 +15,13 @@ PROTOCOL = {"name": DETECTION, "num_val_images": 5000, "frozen_stages": 0, "conf
 
 
 def identity(
-    method: str | Mapping[str, Any], epochs: int | None = 100, encoder: str = "resnet50", seed: int = 0, **setting: Any
+    method: str | Mapping[str, Any], epochs: int | None = 100, encoder: str | Mapping = "resnet50", seed: int = 0,
+    **setting: Any,
 ) -> dict[str, Any]:
     """The identity of a pretraining by the standard method of a rule, of random weights, or by another method."""
     known = foreign_method("random") if method == "random" else method
     known = standard_method(known) if isinstance(known, str) else known
-    usual = dict(encoder=dict(type=encoder))
+    usual = dict(encoder=dict(type=encoder) if isinstance(encoder, str) else encoder)
     if "source" in known:
         return dict(method=known, setting=usual | setting, repetition={})
     return dict(method=known, setting=usual | dict(epochs=epochs, batch_size=64) | setting, repetition=dict(seed=seed))

@@ -197,7 +197,7 @@ def test_export_of_a_real_checkpoint(finished_run, tmp_path, run_tool):
     assert (record["method"]["label"], record["repetition"], record["epoch"]) == ("LoCo", {"seed": 0}, 3)
     setting = record["setting"]
     assert (setting["encoder"], setting["batch_size"], setting["image_size"], setting["images"], setting["epochs"]) == (
-        {"type": "resnet18", "width": 8}, 4, 32, 12, 3)
+        {"type": "resnet18", "stem": "stl", "width": 8}, 4, 32, 12, 3)
     assert len(record["config_sha256"]) == 64 and record["argv"][1:] == [
         str(finished_run / "epoch_3.pth"), str(tmp_path / "b.pth")]
     (tmp_path / "cut.pth").write_bytes((finished_run / "epoch_3.pth").read_bytes()[:5000])

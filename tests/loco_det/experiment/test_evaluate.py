@@ -23,7 +23,7 @@ from loco_det.experiment.experiment import Experiment
 from loco_det.experiment.inputs import use_data_root
 from pretrain.encoders import build_encoder
 from pretrain.results.store import read_record
-from tests.conftest import ROOT, assert_one_line_error
+from tests.conftest import DEMO_ENCODER, ROOT, assert_one_line_error
 from tests.loco_det.datasets.cityscapes_tree import ids_files, make_tree
 
 pytestmark = pytest.mark.repository
@@ -61,7 +61,7 @@ def build_detector(config, classes):
 @pytest.fixture(scope="module")
 def checkpoint(config, classes, tmp_path_factory):
     """A detector as ``tools/train_det.py`` saves it."""
-    record = dict(setting=dict(encoder=dict(type="resnet18")), classes=classes)
+    record = dict(setting=dict(encoder=DEMO_ENCODER), classes=classes)
     path = tmp_path_factory.mktemp("detector") / "epoch_1.pth"
     torch.save({"state_dict": build_detector(config, classes).state_dict(), "detection": record, "meta": {}}, path)
     return path
@@ -158,7 +158,7 @@ def diverged(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (of_resnet34, "holds the encoder resnet34, but resnet18 is needed"),
+        (of_resnet34, "holds the encoder resnet34, but resnet18"),
         (of_other_classes, r"trained on 4 classes \(cat, dog, cow, owl\), but .* has 4 classes \(vertical_top"),
         (of_more_classes_without_record, r"1 of another shape \(roi_head.bbox_head.fc_cls.weight\)"),
         (with_renamed_key, r"1 missing \(backbone.encoder.conv1.weight\); 1 unexpected \(backbone.body.conv1.weight\)"),
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_detector_is_refused(change, message, config, ch
 
 def test_files_that_are_not_detectors_are_refused(config, tmp_path):
     """A backbone, and no file at all."""
-    torch.save({"state_dict": build_encoder("resnet18").state_dict()}, tmp_path / "backbone.pth")
+    torch.save({"state_dict": build_encoder(DEMO_ENCODER).state_dict()}, tmp_path / "backbone.pth")
     for file in (tmp_path / "backbone.pth", tmp_path / "no.pth"):
         with pytest.raises(ValueError, match=file.name):
             evaluate_checkpoint(config, file)

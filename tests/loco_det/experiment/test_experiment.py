@@ -29,7 +29,7 @@ from pretrain.engine.claim import claim_run
 from pretrain.engine.work_dir import config_fingerprint
 from pretrain.results.method import standard_method
 from pretrain.results.store import read_record, read_rows
-from tests.conftest import ROOT, TINY_SET, assert_one_line_error
+from tests.conftest import DEMO_ENCODER, ROOT, TINY_SET, assert_one_line_error
 from tests.pretrain.fault_hook import fault
 from tests.pretrain.processes import run_script
 
@@ -52,7 +52,7 @@ model = dict(
 """
 
 
-def write_backbone(path: Path, rule: str | Mapping = "loco", encoder: Mapping = dict(type="resnet18")) -> Path:
+def write_backbone(path: Path, rule: str | Mapping = "loco", encoder: Mapping = DEMO_ENCODER) -> Path:
     """An exported backbone of random weights, with the record of a finished pretraining."""
     torch.manual_seed(0)
     meta = dict(format=FORMAT, method=standard_method(rule), setting=dict(encoder=dict(encoder), epochs=5),
@@ -179,7 +179,7 @@ def test_the_record_names_the_method(config, rule, label, tmp_path, capsys):
     """A variant of the config's rule is filed under its own name, as is a file that does not say, with a note."""
     file = tmp_path / "b.pth"
     if rule is None:
-        torch.save(build_encoder("resnet18").state_dict(), file)
+        torch.save(build_encoder(DEMO_ENCODER).state_dict(), file)
     else:
         write_backbone(file, rule)
     resolved = Config.fromfile(str(ROOT / config), import_custom_modules=False)
@@ -486,7 +486,7 @@ def test_wrong_checkpoints_are_one_line(spoil, backbone, synthetic_root, tmp_pat
         torch.save({"state_dict": build_encoder("resnet50").state_dict(),
                     "meta": dict(format=FORMAT, version=2, method=standard_method("loco"),
                                  setting=dict(encoder=dict(type="resnet50")))}, file)
-        parts = [file, "holds the encoder resnet50, but resnet18 is needed"]
+        parts = [file, "holds the encoder resnet50, but resnet18(stem='stl', width=16) is needed"]
     else:
         weights = content["state_dict"]
         weights["extra.weight"] = weights.pop("bn1.weight")

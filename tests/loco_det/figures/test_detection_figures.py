@@ -27,14 +27,14 @@ from loco_det.figures.predictions import VAL_ANNOTATIONS, annotated_objects, fin
 from pretrain.engine.work_dir import init_work_dir
 from pretrain.figures.style import save_figure
 from pretrain.results.store import DETECTION, new_record
-from tests.conftest import ROOT, assert_one_line_error
+from tests.conftest import DEMO_ENCODER, ROOT, assert_one_line_error
 from tests.loco_det.detection_runs import identity
 from tests.loco_det.experiment.test_evaluate import build_detector
 
 pytestmark = pytest.mark.repository
 
 CPU = torch.device("cpu")
-SCORE = 0.3
+SCORE = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def run(config, synthetic_root):
     classes = [category["name"] for category in content["categories"]]
     (folder / "split_0").mkdir(parents=True)
     (folder / VAL_ANNOTATIONS).write_text(json.dumps(content))
-    record = new_record(DETECTION, identity("loco", encoder="resnet18"), dict(name=DETECTION), dataset="demo",
+    record = new_record(DETECTION, identity("loco", encoder=DEMO_ENCODER), dict(name=DETECTION), dataset="demo",
                         classes=classes, tasks=["bbox", "segm"], data_root=str(synthetic_root))
     init_work_dir(folder, _own_config(config, None, DataDescription(tuple(classes), 6, "train", "val")), record)
     torch.save({"state_dict": build_detector(config, classes).state_dict(), "detection": record, "meta": {}},
