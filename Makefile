@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make .venv  the environment (about two minutes)"
-	@echo "make demo   pretrain, transfer to Mask R-CNN on 5 splits, print the averaged AP table (15 to 30 minutes on two cores)"
+	@echo "make demo   pretrain, transfer to Mask R-CNN on 5 splits, print the averaged AP table (6 to 10 minutes on two cores)"
 	@echo "make test-fast  units, executor, objectives, data, tables (about 2 minutes)"
 	@echo "make test   the whole test suite (about 10 minutes on two cores)"
 	@echo "make lint   ruff; make format lets it fix what it can"
