@@ -404,10 +404,10 @@ def test_all_issues_of_a_file_are_reported_together(root, edit):
     def spoil(content):
         annotations = content["annotations"]
         annotations[0].update(bbox=[500, 500, 10, 10])
-        annotations[1].update(bbox=[100, 100, 50, 50])
+        annotations[1].update(bbox=[70, 70, 50, 50])
         annotations[2].update(bbox=[3, 3, 0, 0])
         annotations[3].update(image_id=99)
-        annotations[4].update(bbox=[0, 0, 100, 100], segmentation=[[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]])  # shares, not pixels
+        annotations[4].update(bbox=[0, 0, 90, 90], segmentation=[[0.1, 0.2, 0.3, 0.2, 0.3, 0.4]])  # shares, not pixels
         for entry in annotations[8:15]:
             entry["area"] = None
 

@@ -16,7 +16,7 @@ from loco_det.experiment.inputs import use_data_root
 from pretrain.engine.work_dir import RECORD_NAME, config_fingerprint, init_work_dir, write_json
 from pretrain.results.method import foreign_method
 from pretrain.results.store import DETECTION, PRETRAINING, new_record, read_record
-from tests.conftest import ROOT
+from tests.conftest import DEMO_ENCODER, ROOT
 from tests.loco_det.detection_runs import write_run
 from tests.loco_det.experiment.test_evaluate import build_detector
 from tests.pretrain.eval.written import identity_of_config, write_evaluation
@@ -86,7 +86,7 @@ def write_detection(
     content = dict(dataset="demo", classes=classes, data_root=str(data), config=own, backbone=None,
                    argv=["tools/train_det.py", file, "--work-dir", str(folder), "--resume"])
     if method == "random":
-        identity = dict(method=foreign_method("random"), setting=dict(encoder=dict(type="resnet18")), repetition={})
+        identity = dict(method=foreign_method("random"), setting=dict(encoder=DEMO_ENCODER), repetition={})
     else:
         identity = demo_identity(method)
         content["backbone"] = dict(path=f"{method}.pth", sha256="ab" * 32, argv=[

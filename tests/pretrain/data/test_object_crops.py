@@ -148,6 +148,6 @@ def test_evaluations_train_and_test_on_objects(synthetic_root):
     data = load_labelled_data("coco_objects", synthetic_root)
     assert data.record["train_images"] > data.record["test_images"] > 5
     assert data.record["source"] == "coco_objects" and data.record["classes"] == 4
-    fewer = load_labelled_data(dict(type="coco_objects", min_side=60), synthetic_root)
+    fewer = load_labelled_data(dict(type="coco_objects", min_side=45), synthetic_root)
     assert fewer.record["train_images"] < data.record["train_images"]
     assert fewer.record["fingerprint"] != data.record["fingerprint"]
