@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
@@ -31,7 +30,8 @@ from pretrain.engine.optimizers import check_no_accumulation, check_schedule, re
 from pretrain.engine.work_dir import RECORD_NAME, check_work_dir, config_fingerprint, init_work_dir
 from pretrain.errors import RunInterrupted
 from pretrain.eval.monitor import KnnMonitorHook
-from pretrain.learner import LocalContrastiveLearner, check_model
+from pretrain.learner import check_model
+from pretrain.local.sequential import learner_of
 from pretrain.options import build_with_options
 from pretrain.results.files import RecordError
 from pretrain.results.method import dataset_name, epochs_per_unit, method_of_learner, setting_of_config
@@ -191,7 +191,7 @@ def _checkpoint_to_resume(work_dir: Path, resume: bool, config_sha256: str) -> t
 def _record(runner: Runner, config: dict) -> dict[str, Any]:
     """The record of what is trained here, described from the parts that were built."""
     identity = {
-        "method": method_of_learner(_learner(runner), epochs_per_unit(config)),
+        "method": method_of_learner(learner_of(runner), epochs_per_unit(config)),
         "setting": setting_of_config(config, len(runner.train_dataloader.dataset)),
         "repetition": {"seed": runner.seed},
     }
@@ -214,10 +214,6 @@ def _finish_record(work_dir: Path, seconds: float | None) -> None:
         record["rows"] = [measurement(dataset, PRETRAINING, metric, log.last_epoch_mean(f"{metric}_{unit}"), stage=unit)
                           for unit in log.units() for metric in log.metrics(unit) if metric != "knn"]
     write_record(path, record)
-
-
-def _learner(runner: Runner) -> LocalContrastiveLearner:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runner:
@@ -248,8 +244,8 @@ def _build_runner(config: dict, resumed: _Resumed | None, launcher: str) -> Runn
     with _naming("param_scheduler"):
         if runner.param_schedulers is not None:
             runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    _learner(runner).check_optim_wrapper(runner.optim_wrapper)
-    _learner(runner).total_steps = runner.max_iters
+    learner_of(runner).check_optim_wrapper(runner.optim_wrapper)
+    learner_of(runner).total_steps = runner.max_iters
     for hook in runner.hooks:
         if hasattr(hook, "check"):  # ours
             hook.check(runner)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not tools/, where pretrain.py would hide the package
 
 from pretrain.engine.cli import check_data_root, check_exist, command, tool_parser
-from pretrain.eval.arguments import CHECKPOINT_HELP, add_input_arguments, encoder_of, source_of
+from pretrain.eval.arguments import CHECKPOINT_HELP, add_input_arguments, check_checkpoints, encoder_of, source_of
 from pretrain.results.files import check_any_results
 
 if TYPE_CHECKING:
@@ -125,11 +125,11 @@ def main() -> str:
     for name, text in COMMANDS.items():
         add_options(name, subparsers.add_parser(name, help=text, description=f"Draws {text}."))
     args = parser.parse_args()
-    if args.command != "costs":  # of encoders
-        check_exist(args.paths, "", f" ({PATHS[args.command][1]})")
     if args.command == "embed":
+        check_checkpoints(args.paths, args.encoder)
         check_data_root(args.data_root)
     elif args.command != "costs":
+        check_exist(args.paths, "", f" ({PATHS[args.command][1]})")
         check_any_results(args.paths)
     drawings = draw(args.command, args)
     from pretrain.figures.style import save_figure

@@ -168,13 +168,13 @@ def load_config(path: str, args: argparse.Namespace, default_work_dir: str, need
 
 
 def check_exist(paths: Sequence[str], what: str, fix: str = "") -> None:
-    """Refuses paths that do not exist within a moment, before a tool imports what takes seconds; "random" is not a path.
+    """Refuses paths that do not exist within a moment, before a tool imports what takes seconds.
 
     Raises:
         FileNotFoundError: the first one; ``what`` stands before it, ``fix`` behind the sentence.
     """
     for path in paths:
-        if path != "random" and not Path(path).exists():
+        if not Path(path).exists():
             raise FileNotFoundError(f"{what} {path} does not exist{fix}".strip())
 
 

@@ -57,7 +57,7 @@ def check_checkpoints(files: Sequence[str], encoder: object) -> None:
     """
     check_random(files[0], encoder)
     for file in files:
-        check_exist([file], "checkpoint", where_to_get(file))
+        check_exist([file] if file != "random" else [], "checkpoint", where_to_get(file))
 
 
 def check_random(file: str, encoder: object) -> None:

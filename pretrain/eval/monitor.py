@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from pretrain.engine.loop import unchanged_random_state
@@ -14,6 +13,7 @@ from pretrain.errors import RunFailedError
 from pretrain.eval.data import DEFAULT_IMAGE_SIZE, LabelledData, load_labelled_data
 from pretrain.eval.features import PooledFeatures
 from pretrain.eval.knn import nearest_neighbours
+from pretrain.local.sequential import learner_of
 
 
 class KnnMonitorHook(Hook):
@@ -67,7 +67,7 @@ class KnnMonitorHook(Hook):
         Raises:
             ValueError: see :func:`pretrain.eval.data.load_labelled_data`.
         """
-        views = getattr(_learner(runner).data_preprocessor, "views", None) or getattr(
+        views = getattr(learner_of(runner).data_preprocessor, "views", None) or getattr(
             runner.train_dataloader.dataset, "views", None)
         size = self.image_size or getattr(views, "size", DEFAULT_IMAGE_SIZE)
         self._data = load_labelled_data(**self._sets, image_size=size)
@@ -84,7 +84,7 @@ class KnnMonitorHook(Hook):
         epoch = runner.epoch + 1
         if epoch % self.every and epoch != runner.max_epochs:
             return
-        learner = _learner(runner)
+        learner = learner_of(runner)
         pooled = PooledFeatures(learner.encoder, list(learner.encoder.stages), learner.autocast).to(learner.mean.device)
         try:
             with unchanged_random_state(), _eval_mode(learner.encoder):
@@ -95,10 +95,6 @@ class KnnMonitorHook(Hook):
         shares = {f"knn_{name}": result["top1"] / 100 for name, result in stages.items()}
         runner.logger.info(f"epoch {epoch}: " + ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items()))
         runner.visualizer.add_scalars({**shares, "epoch": epoch, "iter": runner.iter}, step=runner.iter)
-
-
-def _learner(runner):
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 @contextmanager

@@ -50,8 +50,8 @@ class SequentialUnitsHook(Hook):
         Raises:
             ValueError: the units overlap, or the run's epochs are not those that all units take together.
         """
-        units = _learner_of(runner).units
-        _learner_of(runner).check_separable()
+        units = learner_of(runner).units
+        learner_of(runner).check_separable()
         needed = self.epochs_per_unit * len(units)
         if runner.max_epochs != needed:
             raise ValueError(f"train_cfg.max_epochs is {runner.max_epochs}, but {len(units)} units of "
@@ -64,7 +64,7 @@ class SequentialUnitsHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         """Hands over to the epoch's unit, and drops the log histories of the others, which would be logged on and on."""
-        learner = _learner_of(runner)
+        learner = learner_of(runner)
         active = runner.epoch // self.epochs_per_unit
         learner.train_only(active)
         others = tuple(f"_{name}" for index, name in enumerate(learner.unit_names) if index != active)
@@ -72,5 +72,6 @@ class SequentialUnitsHook(Hook):
             runner.message_hub.log_scalars.pop(name)
 
 
-def _learner_of(runner):
+def learner_of(runner):
+    """The learner that a Runner trains, within what wraps it for several processes."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
