@@ -5,9 +5,9 @@ BIN := .venv/bin
 .PHONY: help demo test-fast test lint format clean
 
 help:
-	@echo "make .venv  the environment (about two minutes)"
-	@echo "make demo   pretrain, transfer to Mask R-CNN on 5 splits, print the averaged AP table (6 to 10 minutes on two cores)"
-	@echo "make test-fast  units, executor, objectives, data, tables (about 2 minutes)"
+	@echo "make .venv  the environment (two to three minutes)"
+	@echo "make demo   pretrain, transfer to Mask R-CNN on 5 splits, print the averaged AP table (about 6 minutes on two cores)"
+	@echo "make test-fast  units, executor, objectives, data, tables (about a minute)"
 	@echo "make test   the whole test suite (about 10 minutes on two cores)"
 	@echo "make lint   ruff; make format lets it fix what it can"
 	@echo "make clean  remove the environment, the demo's results and caches"
